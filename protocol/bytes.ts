@@ -1,0 +1,171 @@
+/** A lower-case hexadecimal string with its 0x prefix, as JSON and EIP-712 carry bytes. */
+export type Hex = `0x${string}`
+
+/** Reports bytes or text that do not have the form an encoding requires. */
+export class EncodingError extends Error {
+  override name = 'EncodingError'
+}
+
+const hexDigits = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
+
+/** Writes bytes as lower-case hexadecimal with a 0x prefix. */
+export function toHex(bytes: Uint8Array): Hex {
+  let text = '0x'
+  for (let i = 0; i < bytes.length; i++) text += hexDigits[bytes[i]!]!
+  return text as Hex
+}
+
+/** Reads hexadecimal with or without 0x. Throws EncodingError on an odd length, a foreign character, or a length other than `size` bytes. */
+export function fromHex(text: string, size?: number): Uint8Array<ArrayBuffer> {
+  const digits = text.startsWith('0x') ? text.slice(2) : text
+  if (digits.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(digits))
+    throw new EncodingError('Expected hexadecimal bytes, two digits each.')
+  if (size !== undefined && digits.length !== size * 2) {
+    throw new EncodingError(`Expected ${size} bytes of hexadecimal, got ${digits.length / 2}.`)
+  }
+  const bytes = new Uint8Array(digits.length / 2)
+  for (let i = 0; i < bytes.length; i++) bytes[i] = Number.parseInt(digits.slice(i * 2, i * 2 + 2), 16)
+  return bytes
+}
+
+/** Joins byte strings. */
+export function concat(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+  let length = 0
+  for (const part of parts) length += part.length
+  const joined = new Uint8Array(length)
+  let offset = 0
+  for (const part of parts) {
+    joined.set(part, offset)
+    offset += part.length
+  }
+  return joined
+}
+
+/** Compares two byte strings; not constant-time, so never for secrets. */
+export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
+  if (a.length !== b.length) return false
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
+  return true
+}
+
+/** Orders byte strings lexicographically, as `Array.sort` expects. */
+export function compareBytes(a: Uint8Array, b: Uint8Array): number {
+  const shared = Math.min(a.length, b.length)
+  for (let i = 0; i < shared; i++) if (a[i] !== b[i]) return a[i]! - b[i]!
+  return a.length - b.length
+}
+
+const encoder = new TextEncoder()
+const strictDecoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+/** Encodes text as UTF-8. */
+export function utf8(text: string): Uint8Array<ArrayBuffer> {
+  return encoder.encode(text)
+}
+
+/** Decodes UTF-8. Throws EncodingError on malformed bytes instead of replacing them. */
+export function fromUtf8(bytes: Uint8Array): string {
+  try {
+    return strictDecoder.decode(bytes)
+  } catch {
+    throw new EncodingError('Expected UTF-8 text.')
+  }
+}
+
+/** Writes an unsigned integer big-endian in `width` bytes. Throws EncodingError when it does not fit. */
+export function uint(value: bigint | number, width: number): Uint8Array<ArrayBuffer> {
+  let rest = BigInt(value)
+  if (rest < 0n || rest >> BigInt(width * 8) !== 0n)
+    throw new EncodingError(`${value} does not fit in ${width} unsigned bytes.`)
+  const bytes = new Uint8Array(width)
+  for (let i = width - 1; i >= 0; i--) {
+    bytes[i] = Number(rest & 0xffn)
+    rest >>= 8n
+  }
+  return bytes
+}
+
+/** Reads a big-endian unsigned integer of any width. */
+export function readUint(bytes: Uint8Array): bigint {
+  let value = 0n
+  for (const byte of bytes) value = (value << 8n) | BigInt(byte)
+  return value
+}
+
+/** Writes bytes as base64 (RFC 4648 §4). */
+export function toBase64(bytes: Uint8Array): string {
+  let text = ''
+  for (let i = 0; i < bytes.length; i += 0x8000) text += String.fromCharCode(...bytes.subarray(i, i + 0x8000))
+  return btoa(text)
+}
+
+/** Reads base64 (RFC 4648 §4). Throws EncodingError on anything else. */
+export function fromBase64(text: string): Uint8Array<ArrayBuffer> {
+  let binary: string
+  try {
+    binary = atob(text)
+  } catch {
+    throw new EncodingError('Expected base64.')
+  }
+  const bytes = new Uint8Array(binary.length)
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i)
+  return bytes
+}
+
+/** Walks over bytes front to back, refusing to read past the end. */
+export class Reader {
+  offset = 0
+  readonly bytes: Uint8Array
+  readonly #view: DataView
+
+  constructor(bytes: Uint8Array) {
+    this.bytes = bytes
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  }
+
+  #advance(length: number): number {
+    const start = this.offset
+    if (length > this.bytes.length - start) {
+      throw new EncodingError(`Expected ${length} more bytes at offset ${start}, found ${this.bytes.length - start}.`)
+    }
+    this.offset = start + length
+    return start
+  }
+
+  /** Takes the next `length` bytes as a view. */
+  take(length: number): Uint8Array {
+    const start = this.#advance(length)
+    return this.bytes.subarray(start, start + length)
+  }
+
+  u8(): number {
+    return this.bytes[this.#advance(1)]!
+  }
+
+  u16(): number {
+    return this.#view.getUint16(this.#advance(2))
+  }
+
+  u32(): number {
+    return this.#view.getUint32(this.#advance(4))
+  }
+
+  u64(): bigint {
+    return this.#view.getBigUint64(this.#advance(8))
+  }
+
+  u128(): bigint {
+    const high = this.u64()
+    return (high << 64n) | this.u64()
+  }
+
+  /** Takes everything that is left as a view. */
+  rest(): Uint8Array {
+    return this.take(this.bytes.length - this.offset)
+  }
+
+  /** Throws EncodingError when bytes are left over. */
+  end(): void {
+    if (this.offset !== this.bytes.length) throw new EncodingError(`${this.bytes.length - this.offset} bytes too many.`)
+  }
+}

@@ -1,0 +1,290 @@
+import { EncodingError, fromUtf8, Reader, utf8 } from './bytes.ts'
+import type { MerkleProof } from './merkle.ts'
+import {
+  type Detail,
+  decodeDetail,
+  decodeReceipt,
+  detailLength,
+  encodeDetail,
+  encodeReceipt,
+  type Receipt,
+  receiptLength,
+} from './receipt.ts'
+import { decodeTerms, encodeTerms, type Terms, termsLength } from './terms.ts'
+
+/** Numbers the kinds of frame. */
+export const frameType = { jobRequest: 1, jobAnswer: 2, jobRefusal: 3, load: 4, hello: 5 } as const
+
+/** Lists why a job is refused before it runs; the position plus one is the code on the wire. */
+export const refusalReasons = [
+  'bad_terms',
+  'wrong_price',
+  'expired_terms',
+  'bad_voucher',
+  'insufficient_cover',
+  'unknown_context',
+  'job_conflict',
+  'job_too_old',
+  'at_capacity',
+  'unknown_model',
+  'bad_seal',
+  'job_lost',
+  'draining',
+  'bad_frame',
+  'deadline',
+  'unfunded',
+] as const
+
+/** Names why a job was refused before it ran. */
+export type RefusalReason = (typeof refusalReasons)[number]
+
+/** Asks for one inference: channel and job, how long the buyer waits, what opens the channel, what covers the price, and the sealed tensors. */
+export type JobRequest = {
+  ticket: number
+  channel: Uint8Array
+  job: bigint
+  context: Uint8Array
+  deadlineMs: number
+  opening?: { terms: Terms; enc: Uint8Array }
+  voucher?: { cumulative: bigint; signature: Uint8Array }
+  body: Uint8Array
+}
+
+/** Carries a receipt, its place in a signed batch, and the sealed output. */
+export type JobAnswer = {
+  ticket: number
+  receipt: Receipt
+  detail: Detail
+  signature: Uint8Array
+  proof: MerkleProof
+  body: Uint8Array
+}
+
+/** Says that a job did not run and why. */
+export type JobRefusal = { ticket: number; reason: RefusalReason; detail: string }
+
+/** Reports how many jobs wait at a runner and how many it takes at once. */
+export type Load = { queued: number; capacity: number }
+
+/** Introduces a runner to its mailbox: the models it serves (digests) and how many jobs it takes at once. */
+export type Hello = { models: string[]; capacity: number }
+
+/** Holds any frame with its kind. */
+export type Frame =
+  | ({ type: 'jobRequest' } & JobRequest)
+  | ({ type: 'jobAnswer' } & JobAnswer)
+  | ({ type: 'jobRefusal' } & JobRefusal)
+  | ({ type: 'load' } & Load)
+  | ({ type: 'hello' } & Hello)
+
+const openingFlag = 1
+const voucherFlag = 2
+const requestHeaderLength = 1 + 4 + 1 + 32 + 8 + 8 + 4
+const answerHeaderLength = 5 + receiptLength + detailLength + 65 + 4 + 4 + 1
+
+function expectLength(bytes: Uint8Array, size: number, what: string): void {
+  if (bytes.length !== size) throw new EncodingError(`${what} takes ${size} bytes, got ${bytes.length}.`)
+}
+
+/** Writes a job request. Throws EncodingError when a field has the wrong width. */
+export function encodeJobRequest(request: JobRequest): Uint8Array<ArrayBuffer> {
+  const { opening, voucher } = request
+  expectLength(request.channel, 32, 'channel')
+  expectLength(request.context, 8, 'context')
+  if (opening) expectLength(opening.enc, 32, 'enc')
+  if (voucher && voucher.signature.length > 0xffff)
+    throw new EncodingError('A voucher signature takes at most 65,535 bytes.')
+  const length =
+    requestHeaderLength +
+    (opening ? termsLength + 32 : 0) +
+    (voucher ? 16 + 2 + voucher.signature.length : 0) +
+    request.body.length
+  const bytes = new Uint8Array(length)
+  const view = new DataView(bytes.buffer)
+  bytes[0] = frameType.jobRequest
+  view.setUint32(1, request.ticket)
+  bytes[5] = (opening ? openingFlag : 0) | (voucher ? voucherFlag : 0)
+  bytes.set(request.channel, 6)
+  view.setBigUint64(38, request.job)
+  bytes.set(request.context, 46)
+  view.setUint32(54, request.deadlineMs)
+  let offset = requestHeaderLength
+  if (opening) {
+    bytes.set(encodeTerms(opening.terms), offset)
+    bytes.set(opening.enc, offset + termsLength)
+    offset += termsLength + 32
+  }
+  if (voucher) {
+    if (voucher.cumulative >> 128n !== 0n) throw new EncodingError('A voucher amount does not fit in 16 bytes.')
+    view.setBigUint64(offset, voucher.cumulative >> 64n)
+    view.setBigUint64(offset + 8, voucher.cumulative & 0xffff_ffff_ffff_ffffn)
+    view.setUint16(offset + 16, voucher.signature.length)
+    bytes.set(voucher.signature, offset + 18)
+    offset += 18 + voucher.signature.length
+  }
+  bytes.set(request.body, offset)
+  return bytes
+}
+
+function readJobRequest(reader: Reader): JobRequest {
+  const ticket = reader.u32()
+  const flags = reader.u8()
+  if (flags & ~(openingFlag | voucherFlag)) throw new EncodingError(`Unknown flags ${flags} in a job request.`)
+  const request: JobRequest = {
+    ticket,
+    channel: reader.take(32),
+    job: reader.u64(),
+    context: reader.take(8),
+    deadlineMs: reader.u32(),
+    body: reader.bytes,
+  }
+  if (flags & openingFlag) request.opening = { terms: decodeTerms(reader.take(termsLength)), enc: reader.take(32) }
+  if (flags & voucherFlag) {
+    const cumulative = reader.u128()
+    request.voucher = { cumulative, signature: reader.take(reader.u16()) }
+  }
+  request.body = reader.rest()
+  return request
+}
+
+/** Writes a job answer. Throws EncodingError when a field has the wrong width. */
+export function encodeJobAnswer(answer: JobAnswer): Uint8Array<ArrayBuffer> {
+  const { path, index, count } = answer.proof
+  expectLength(answer.signature, 65, 'signature')
+  const bytes = new Uint8Array(answerHeaderLength + path.length * 32 + answer.body.length)
+  const view = new DataView(bytes.buffer)
+  bytes[0] = frameType.jobAnswer
+  view.setUint32(1, answer.ticket)
+  bytes.set(encodeReceipt(answer.receipt), 5)
+  bytes.set(encodeDetail(answer.detail), 102)
+  bytes.set(answer.signature, 214)
+  view.setUint32(279, index)
+  view.setUint32(283, count)
+  bytes[287] = path.length
+  let offset = answerHeaderLength
+  for (const sibling of path) {
+    expectLength(sibling, 32, 'proof node')
+    bytes.set(sibling, offset)
+    offset += 32
+  }
+  bytes.set(answer.body, offset)
+  return bytes
+}
+
+function readJobAnswer(reader: Reader): JobAnswer {
+  const ticket = reader.u32()
+  const receipt = decodeReceipt(reader.take(receiptLength))
+  const detail = decodeDetail(reader.take(detailLength))
+  const signature = reader.take(65)
+  const index = reader.u32()
+  const count = reader.u32()
+  const path: Uint8Array[] = []
+  for (let depth = reader.u8(); depth > 0; depth--) path.push(reader.take(32))
+  return { ticket, receipt, detail, signature, proof: { index, count, path }, body: reader.rest() }
+}
+
+/** Writes a refusal. */
+export function encodeJobRefusal({ ticket, reason, detail }: JobRefusal): Uint8Array<ArrayBuffer> {
+  const text = utf8(detail)
+  const bytes = new Uint8Array(6 + text.length)
+  bytes[0] = frameType.jobRefusal
+  new DataView(bytes.buffer).setUint32(1, ticket)
+  bytes[5] = refusalReasons.indexOf(reason) + 1
+  bytes.set(text, 6)
+  return bytes
+}
+
+function readJobRefusal(reader: Reader): JobRefusal {
+  const ticket = reader.u32()
+  const code = reader.u8()
+  const reason = refusalReasons[code - 1]
+  if (!reason) throw new EncodingError(`Unknown refusal code ${code}.`)
+  return { ticket, reason, detail: fromUtf8(reader.rest()) }
+}
+
+/** Writes a load report. */
+export function encodeLoad({ queued, capacity }: Load): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(9)
+  bytes[0] = frameType.load
+  const view = new DataView(bytes.buffer)
+  view.setUint32(1, queued)
+  view.setUint32(5, capacity)
+  return bytes
+}
+
+/** Writes a runner's introduction. */
+export function encodeHello(hello: Hello): Uint8Array<ArrayBuffer> {
+  const text = utf8(JSON.stringify(hello))
+  const bytes = new Uint8Array(1 + text.length)
+  bytes[0] = frameType.hello
+  bytes.set(text, 1)
+  return bytes
+}
+
+function readHello(reader: Reader): Hello {
+  let json: unknown
+  try {
+    json = JSON.parse(fromUtf8(reader.rest()))
+  } catch {
+    throw new EncodingError('A hello frame carries JSON.')
+  }
+  const { models, capacity } = (json ?? {}) as Record<string, unknown>
+  const wellFormed =
+    Array.isArray(models) &&
+    models.every((model) => typeof model === 'string' && /^0x[0-9a-f]{64}$/.test(model)) &&
+    Number.isSafeInteger(capacity) &&
+    (capacity as number) > 0
+  if (!wellFormed) throw new EncodingError('A hello frame carries { models: [digest], capacity: whole number }.')
+  return { models: models as string[], capacity: capacity as number }
+}
+
+/** Reads one frame. Views into `bytes` are kept, nothing is copied. Throws EncodingError on anything malformed. */
+export function decodeFrame(bytes: Uint8Array): Frame {
+  const reader = new Reader(bytes)
+  const type = reader.u8()
+  switch (type) {
+    case frameType.jobRequest:
+      return { type: 'jobRequest', ...readJobRequest(reader) }
+    case frameType.jobAnswer:
+      return { type: 'jobAnswer', ...readJobAnswer(reader) }
+    case frameType.jobRefusal:
+      return { type: 'jobRefusal', ...readJobRefusal(reader) }
+    case frameType.load: {
+      const load = { queued: reader.u32(), capacity: reader.u32() }
+      reader.end()
+      return { type: 'load', ...load }
+    }
+    case frameType.hello:
+      return { type: 'hello', ...readHello(reader) }
+    default:
+      throw new EncodingError(`Unknown frame type ${type}.`)
+  }
+}
+
+/** Changes the ticket of a job frame in place, so that a mailbox relays a body without rebuilding it. */
+export function setTicket(frame: Uint8Array, ticket: number): void {
+  new DataView(frame.buffer, frame.byteOffset, frame.byteLength).setUint32(1, ticket)
+}
+
+/** Joins frames into one socket message, each behind its u32 length. */
+export function joinFrames(frames: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  let length = 0
+  for (const frame of frames) length += 4 + frame.length
+  const message = new Uint8Array(length)
+  const view = new DataView(message.buffer)
+  let offset = 0
+  for (const frame of frames) {
+    view.setUint32(offset, frame.length)
+    message.set(frame, offset + 4)
+    offset += 4 + frame.length
+  }
+  return message
+}
+
+/** Splits a socket message into its frames, as views. Throws EncodingError when a frame is cut off. */
+export function splitFrames(message: Uint8Array): Uint8Array[] {
+  const reader = new Reader(message)
+  const frames: Uint8Array[] = []
+  while (reader.offset < message.length) frames.push(reader.take(reader.u32()))
+  return frames
+}

@@ -1,0 +1,74 @@
+import { concat, equalBytes } from './bytes.ts'
+import { sha256 } from './hash.ts'
+
+/** Proves that a leaf is the `index`-th of `count` under a root; `path` runs from the leaf's sibling up. */
+export type MerkleProof = { index: number; count: number; path: Uint8Array[] }
+
+const nodePrefix = new Uint8Array([0x01])
+
+function node(left: Uint8Array, right: Uint8Array): Uint8Array {
+  return sha256(concat(nodePrefix, left, right))
+}
+
+/** Builds RFC 9162's tree over leaf hashes, level by level; an unpaired last node moves up unchanged, which is the same tree as splitting at the largest power of two. */
+function levels(leaves: readonly Uint8Array[]): Uint8Array[][] {
+  if (leaves.length === 0) throw new RangeError('A batch has at least one leaf.')
+  const all = [leaves.slice()]
+  for (let level = all[0]!; level.length > 1; level = all.at(-1)!) {
+    const above: Uint8Array[] = []
+    for (let i = 0; i + 1 < level.length; i += 2) above.push(node(level[i]!, level[i + 1]!))
+    if (level.length % 2 === 1) above.push(level.at(-1)!)
+    all.push(above)
+  }
+  return all
+}
+
+/** Computes the root of leaf hashes (RFC 9162 §2.1.1). Throws RangeError when there are none. */
+export function merkleRoot(leaves: readonly Uint8Array[]): Uint8Array {
+  return levels(leaves).at(-1)![0]!
+}
+
+/** Builds the root and one inclusion proof per leaf (RFC 9162 §2.1.3.1). */
+export function merkleTree(leaves: readonly Uint8Array[]): { root: Uint8Array; proofs: MerkleProof[] } {
+  const all = levels(leaves)
+  const proofs = leaves.map((_, index) => {
+    const path: Uint8Array[] = []
+    let position = index
+    for (const level of all.slice(0, -1)) {
+      const sibling = level[position ^ 1]
+      if (sibling) path.push(sibling)
+      position >>= 1
+    }
+    return { index, count: leaves.length, path }
+  })
+  return { root: all.at(-1)![0]!, proofs }
+}
+
+/** Computes the root a proof leads to, or null when the proof has the wrong length for its index and count (RFC 9162 §2.1.3.2). */
+export function rootFromProof(leaf: Uint8Array, { index, count, path }: MerkleProof): Uint8Array | null {
+  if (!Number.isInteger(index) || !Number.isInteger(count) || index < 0 || index >= count) return null
+  let position = index
+  let last = count - 1
+  let hash = leaf
+  for (const sibling of path) {
+    if (last === 0 || sibling.length !== 32) return null
+    if (position % 2 === 1 || position === last) {
+      hash = node(sibling, hash)
+      while (position % 2 === 0 && position !== 0) {
+        position = Math.floor(position / 2)
+        last = Math.floor(last / 2)
+      }
+    } else {
+      hash = node(hash, sibling)
+    }
+    position = Math.floor(position / 2)
+    last = Math.floor(last / 2)
+  }
+  return last === 0 ? hash : null
+}
+
+/** Checks an inclusion proof against a root. */
+export function verifyProof(leaf: Uint8Array, proof: MerkleProof, root: Uint8Array): boolean {
+  const computed = rootFromProof(leaf, proof)
+  return computed !== null && equalBytes(computed, root)
+}

@@ -1,0 +1,55 @@
+import { secp256k1 } from '@noble/curves/secp256k1.js'
+import { type Hex, toHex } from './bytes.ts'
+import { keccak256 } from './hash.ts'
+
+/** Signs 32-byte digests with a secp256k1 key that never leaves it. */
+export type Signer = {
+  readonly address: Hex
+  /** Compressed public key, 33 bytes. */
+  readonly publicKey: Uint8Array
+  /** Signs a digest: 65 bytes r ‖ s ‖ v, low s, v 27 or 28. */
+  sign(digest: Uint8Array): Uint8Array | Promise<Uint8Array>
+}
+
+/** Derives the Ethereum address of a public key, compressed (33 bytes) or not (65). Throws on a point off the curve. */
+export function addressOf(publicKey: Uint8Array): Hex {
+  const uncompressed = secp256k1.Point.fromBytes(publicKey).toBytes(false)
+  return toHex(keccak256(uncompressed.subarray(1)).subarray(12))
+}
+
+/** Makes a signer in portable JavaScript from a 32-byte private key. */
+export function createSigner(privateKey: Uint8Array): Signer {
+  const publicKey = secp256k1.getPublicKey(privateKey, true)
+  return {
+    address: addressOf(publicKey),
+    publicKey,
+    sign(digest) {
+      const recovered = secp256k1.sign(digest, privateKey, { prehash: false, format: 'recovered', lowS: true })
+      const signature = new Uint8Array(65)
+      signature.set(recovered.subarray(1))
+      signature[64] = 27 + recovered[0]!
+      return signature
+    },
+  }
+}
+
+const halfOrder = secp256k1.Point.CURVE().n >> 1n
+
+/** Recovers the address that signed a digest, or null when the 65 bytes are not a canonical signature (EIP-2: low s; v 27 or 28). */
+export function recoverAddress(digest: Uint8Array, signature: Uint8Array): Hex | null {
+  if (signature.length !== 65 || digest.length !== 32) return null
+  const v = signature[64]!
+  if (v !== 27 && v !== 28) return null
+  try {
+    const parsed = secp256k1.Signature.fromBytes(signature.subarray(0, 64), 'compact')
+    if (parsed.s > halfOrder) return null
+    return addressOf(
+      parsed
+        .addRecoveryBit(v - 27)
+        .recoverPublicKey(digest)
+        .toBytes(true),
+    )
+  } catch {
+    return null
+  }
+}

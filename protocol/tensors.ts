@@ -1,0 +1,166 @@
+import { compareBytes, concat, EncodingError, fromUtf8, Reader, uint, utf8 } from './bytes.ts'
+import { sha256 } from './hash.ts'
+
+/** Lists the Open Inference Protocol v2 datatypes. */
+export const datatypes = [
+  'BOOL',
+  'UINT8',
+  'UINT16',
+  'UINT32',
+  'UINT64',
+  'INT8',
+  'INT16',
+  'INT32',
+  'INT64',
+  'FP16',
+  'FP32',
+  'FP64',
+  'BYTES',
+] as const
+
+/** Names an Open Inference Protocol v2 datatype. */
+export type Datatype = (typeof datatypes)[number]
+
+/** Holds a named tensor; `data` is little-endian, row-major; BYTES elements carry a little-endian u32 length each. */
+export type Tensor = { name: string; datatype: Datatype; shape: readonly number[]; data: Uint8Array }
+
+const elementSizes: Record<Exclude<Datatype, 'BYTES'>, number> = {
+  BOOL: 1,
+  UINT8: 1,
+  UINT16: 2,
+  UINT32: 4,
+  UINT64: 8,
+  INT8: 1,
+  INT16: 2,
+  INT32: 4,
+  INT64: 8,
+  FP16: 2,
+  FP32: 4,
+  FP64: 8,
+}
+
+/** Gives the bytes of one element, or null for BYTES, whose elements vary. */
+export function elementSize(datatype: Datatype): number | null {
+  return datatype === 'BYTES' ? null : elementSizes[datatype]
+}
+
+/** Tells whether a string names a datatype. */
+export function isDatatype(text: string): text is Datatype {
+  return (datatypes as readonly string[]).includes(text)
+}
+
+/** Counts the elements of a shape. Throws EncodingError on a negative or fractional dimension or a count past 2^53. */
+export function elementCount(shape: readonly number[]): number {
+  let count = 1
+  for (const dimension of shape) {
+    if (!Number.isSafeInteger(dimension) || dimension < 0) {
+      throw new EncodingError(`Dimension ${dimension} is not a whole number of elements.`)
+    }
+    count *= dimension
+  }
+  if (!Number.isSafeInteger(count))
+    throw new EncodingError(`Shape [${shape.join(', ')}] has more elements than can be counted.`)
+  return count
+}
+
+/** Checks that the data of a tensor is exactly as long as its shape says. Throws EncodingError naming the tensor. */
+export function checkTensorLength({ name, datatype, shape, data }: Tensor): void {
+  const count = elementCount(shape)
+  const size = elementSize(datatype)
+  if (size !== null) {
+    if (data.length !== count * size) {
+      throw new EncodingError(
+        `Tensor "${name}": ${datatype} [${shape.join(', ')}] takes ${count * size} bytes, got ${data.length}.`,
+      )
+    }
+    return
+  }
+  const view = new DataView(data.buffer, data.byteOffset, data.byteLength)
+  let offset = 0
+  let seen = 0
+  while (offset < data.length) {
+    if (offset + 4 > data.length) throw new EncodingError(`Tensor "${name}": a BYTES element is cut off.`)
+    offset += 4 + view.getUint32(offset, true)
+    seen++
+  }
+  if (offset !== data.length || seen !== count) {
+    throw new EncodingError(`Tensor "${name}": BYTES [${shape.join(', ')}] takes ${count} whole elements, got ${seen}.`)
+  }
+}
+
+type Prepared = { tensor: Tensor; nameBytes: Uint8Array; header: Uint8Array }
+
+function prepare(tensors: readonly Tensor[]): Prepared[] {
+  const prepared = tensors.map((tensor) => {
+    checkTensorLength(tensor)
+    const nameBytes = utf8(tensor.name)
+    if (nameBytes.length === 0 || nameBytes.length > 0xffff)
+      throw new EncodingError('A tensor name takes 1 to 65,535 bytes.')
+    // A lone surrogate and U+FFFD encode alike, so a name must survive the round trip to have one encoding.
+    if (fromUtf8(nameBytes) !== tensor.name) throw new EncodingError('A tensor name must be well-formed Unicode.')
+    if (tensor.shape.length > 255) throw new EncodingError(`Tensor "${tensor.name}" has more than 255 dimensions.`)
+    const datatype = utf8(tensor.datatype)
+    const header = concat(
+      uint(nameBytes.length, 2),
+      nameBytes,
+      uint(datatype.length, 1),
+      datatype,
+      uint(tensor.shape.length, 1),
+      ...tensor.shape.map((dimension) => uint(dimension, 8)),
+      uint(tensor.data.length, 8),
+    )
+    return { tensor, nameBytes, header }
+  })
+  if (prepared.length > 1) prepared.sort((a, b) => compareBytes(a.nameBytes, b.nameBytes))
+  for (let i = 1; i < prepared.length; i++) {
+    if (prepared[i]!.tensor.name === prepared[i - 1]!.tensor.name) {
+      throw new EncodingError(`Two tensors are named "${prepared[i]!.tensor.name}".`)
+    }
+  }
+  return prepared
+}
+
+/** Writes the canonical bytes of a set of tensors, sorted by name. Throws EncodingError on a repeated name or a wrong length. */
+export function canonicalTensors(tensors: readonly Tensor[]): Uint8Array {
+  const prepared = prepare(tensors)
+  return concat(uint(prepared.length, 4), ...prepared.flatMap(({ tensor, header }) => [header, tensor.data]))
+}
+
+/** Reads canonical bytes back. Throws EncodingError unless the bytes are exactly what `canonicalTensors` would write. */
+export function parseCanonicalTensors(bytes: Uint8Array): Tensor[] {
+  const reader = new Reader(bytes)
+  const count = reader.u32()
+  const tensors: Tensor[] = []
+  let previous: Uint8Array | undefined
+  for (let i = 0; i < count; i++) {
+    const nameBytes = reader.take(reader.u16())
+    if (previous && compareBytes(previous, nameBytes) >= 0)
+      throw new EncodingError('Tensors are not in the order of their names.')
+    previous = nameBytes
+    const datatype = fromUtf8(reader.take(reader.u8()))
+    if (!isDatatype(datatype)) throw new EncodingError(`"${datatype.slice(0, 16)}" is not a datatype.`)
+    const rank = reader.u8()
+    const shape: number[] = []
+    for (let axis = 0; axis < rank; axis++) {
+      const dimension = reader.u64()
+      if (dimension > BigInt(Number.MAX_SAFE_INTEGER)) throw new EncodingError('A dimension is too large.')
+      shape.push(Number(dimension))
+    }
+    const length = reader.u64()
+    if (length > BigInt(bytes.length)) throw new EncodingError('A tensor is longer than the bytes that hold it.')
+    const tensor: Tensor = { name: fromUtf8(nameBytes), datatype, shape, data: reader.take(Number(length)) }
+    if (nameBytes.length === 0) throw new EncodingError('A tensor has no name.')
+    checkTensorLength(tensor)
+    tensors.push(tensor)
+  }
+  reader.end()
+  return tensors
+}
+
+const commitmentTag = utf8('ASY1tens')
+
+/** Commits to a set of tensors under a 32-byte salt, so a small input cannot be guessed from its digest. */
+export function tensorCommitment(salt: Uint8Array, tensors: readonly Tensor[]): Uint8Array {
+  if (salt.length !== 32) throw new EncodingError(`A salt takes 32 bytes, got ${salt.length}.`)
+  return sha256(concat(commitmentTag, salt, canonicalTensors(tensors)))
+}

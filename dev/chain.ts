@@ -1,0 +1,40 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { createPublicClient, createTestClient, http, type PublicClient, type TestClient } from 'viem'
+import { anvil } from 'viem/chains'
+import { freePort, stopProcess, untilReady } from './processes.ts'
+
+/** Holds a running local EVM chain and clients for it. */
+export type Chain = {
+  rpcUrl: string
+  chainId: number
+  publicClient: PublicClient
+  testClient: TestClient
+  stop(): Promise<void>
+}
+
+/** Starts anvil with the Osaka rules (P-256 precompile) on a free port; with `stateDir`, state is kept there between runs. Throws when it does not answer within 20 s. */
+export async function startChain({ stateDir, port }: { stateDir?: string; port?: number } = {}): Promise<Chain> {
+  const chosen = port ?? (await freePort())
+  const args = ['--port', String(chosen), '--host', '127.0.0.1', '--hardfork', 'osaka', '--accounts', '1', '--silent']
+  if (stateDir) {
+    await mkdir(stateDir, { recursive: true })
+    // Written every second as well as on exit, so that a killed chain loses at most a second.
+    args.push('--state', join(stateDir, 'anvil.json'), '--state-interval', '1')
+  }
+  const child: ChildProcess = spawn(join(import.meta.dirname, '../node_modules/.bin/anvil'), args, {
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  const rpcUrl = `http://127.0.0.1:${chosen}`
+  const transport = http(rpcUrl, { retryCount: 0 })
+  const publicClient = createPublicClient({
+    chain: anvil,
+    transport,
+    pollingInterval: 50,
+    cacheTime: 0,
+  }) as PublicClient
+  const testClient = createTestClient({ chain: anvil, mode: 'anvil', transport }) as TestClient
+  await untilReady('chain', child, 20_000, async () => (await publicClient.getChainId()) === anvil.id)
+  return { rpcUrl, chainId: anvil.id, publicClient, testClient, stop: () => stopProcess(child) }
+}

@@ -1,0 +1,104 @@
+import type { Hex } from '../bytes.ts'
+
+/** Says one thing a verdict rests on, who vouches for it, and whether it held. */
+export type Claim = {
+  claim: string
+  status: 'asserted' | 'refuted' | 'unknown'
+  source: 'hardware' | 'verifier' | 'provider' | 'operator'
+  detail: string
+}
+
+/** Lists Intel's TCB statuses, best first. */
+export const tcbStatuses = [
+  'UpToDate',
+  'SWHardeningNeeded',
+  'ConfigurationNeeded',
+  'ConfigurationAndSWHardeningNeeded',
+  'OutOfDate',
+  'OutOfDateConfigurationNeeded',
+  'Revoked',
+] as const
+
+/** Names how current a platform's trusted computing base is; `NotSupported` means no level matches. */
+export type TcbStatus = (typeof tcbStatuses)[number] | 'NotSupported'
+
+/** Lists why evidence is refused. */
+export const refusalReasons = [
+  'malformed_quote',
+  'unsupported_quote',
+  'malformed_collateral',
+  'certificate_invalid',
+  'certificate_expired',
+  'certificate_role',
+  'certificate_revoked',
+  'untrusted_root',
+  'crl_invalid',
+  'crl_stale',
+  'collateral_signature',
+  'collateral_stale',
+  'collateral_too_old',
+  'collateral_mismatch',
+  'qe_report_signature',
+  'qe_report_binding',
+  'qe_identity_mismatch',
+  'quote_signature',
+  'module_mismatch',
+  'tcb_status',
+  'debug',
+  'attributes',
+  'measurement_not_allowed',
+  'platform_denied',
+  'report_data',
+  'statement',
+] as const
+
+/** Names why evidence is refused. */
+export type EvidenceRefusalReason = (typeof refusalReasons)[number]
+
+/** Refuses evidence: the reason from a closed list, and what was compared. */
+export type Refusal = { reason: EvidenceRefusalReason; detail: string }
+
+/** Holds what a TDX quote measures, as hexadecimal. */
+export type Measurement = {
+  workload: Hex
+  mrtd: Hex
+  rtmr0: Hex
+  rtmr1: Hex
+  rtmr2: Hex
+  rtmr3: Hex
+  mrconfigid: Hex
+  xfam: Hex
+  tdattributes: Hex
+}
+
+/** Judges evidence: a value, never an exception. What was not checked is `unknown`. `validUntil` in unix seconds is the earliest expiry of anything it rests on. */
+export type Verdict = {
+  verdict: 'verified' | 'refuted' | 'unknown'
+  tee: 'tdx'
+  root: 'vendor' | 'development'
+  tcbStatus: TcbStatus | null
+  moduleStatus: TcbStatus | null
+  qeStatus: TcbStatus | null
+  advisories: string[]
+  measurement: Measurement | null
+  reportData: Hex | null
+  debug: boolean | null
+  validUntil: number
+  claims: Claim[]
+  refusals: Refusal[]
+}
+
+/** Carries a refusal out of the depths of one verification; never leaves `verifyEvidence`. */
+export class Refused extends Error {
+  override name = 'Refused'
+  readonly refusal: Refusal
+  constructor(reason: EvidenceRefusalReason, detail: string) {
+    super(detail)
+    this.refusal = { reason, detail }
+  }
+}
+
+/** Refuses unless a condition holds. */
+export function require(condition: boolean, reason: EvidenceRefusalReason, detail: string): asserts condition {
+  if (!condition) throw new Refused(reason, detail)
+}

@@ -13,7 +13,9 @@ export function takeLock(path: string): () => void {
     }
     const holder = Number(readFileSync(path, 'utf8'))
     if (isAlive(holder)) {
-      throw new Error(`Another marketplace (process ${holder}) uses this state. Stop it first, or name another folder with --state.`)
+      throw new Error(
+        `Another marketplace (process ${holder}) uses this state. Stop it first, or name another folder with --state.`,
+      )
     }
     rmSync(path, { force: true })
   }

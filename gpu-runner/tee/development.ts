@@ -58,7 +58,8 @@ type Issued = {
 const fmspc = '00a55a700000'
 const pceId = '0000'
 const seamSigner = '00'.repeat(48)
-const qeSigner = toHex(sha256(utf8('assay development quoting enclave signer'))).slice(2)
+/** MRSIGNER of the development quoting enclave, 64 hex digits. */
+export const developmentQeSigner = toHex(sha256(utf8('assay development quoting enclave signer'))).slice(2)
 const ecdsaSha256 = sequence(oid('1.2.840.10045.4.3.2'))
 const day = 86_400
 
@@ -257,7 +258,7 @@ export function createDevelopmentTee({
       miscselectMask: 'FFFFFFFF',
       attributes: `11${'00'.repeat(15)}`,
       attributesMask: 'FBFFFFFFFFFFFFFF0000000000000000',
-      mrsigner: has('qe_wrong_signer') ? 'ab'.repeat(32) : qeSigner,
+      mrsigner: has('qe_wrong_signer') ? 'ab'.repeat(32) : developmentQeSigner,
       isvprodid: 2,
       tcbLevels: [{ tcb: { isvsvn: 4 }, tcbDate: '2026-01-01T00:00:00Z', tcbStatus: 'UpToDate' }],
     })
@@ -293,7 +294,7 @@ export function createDevelopmentTee({
     report.fill(5, 0, 8)
     report[48] = 0x11
     report.set(derive('qe mrenclave'), 64)
-    for (let i = 0; i < 32; i++) report[128 + i] = Number.parseInt(qeSigner.slice(i * 2, i * 2 + 2), 16)
+    for (let i = 0; i < 32; i++) report[128 + i] = Number.parseInt(developmentQeSigner.slice(i * 2, i * 2 + 2), 16)
     report[256] = 2
     report[258] = 4
     report.set(

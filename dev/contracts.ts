@@ -1,0 +1,86 @@
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import type { Abi, Hex } from 'viem'
+
+/** Holds what a compiled contract is deployed from. */
+export type Artifact = { abi: Abi; bytecode: Hex }
+
+const root = join(import.meta.dirname, '..')
+const require = createRequire(import.meta.url)
+
+/** The settings contracts are compiled with, here and by forge. */
+export const solcSettings = {
+  evmVersion: 'osaka',
+  viaIR: true,
+  optimizer: { enabled: true, runs: 1_000_000 },
+  metadata: { bytecodeHash: 'none' },
+}
+
+type SolcOutput = {
+  errors?: { severity: string; formattedMessage: string }[]
+  contracts: Record<string, Record<string, { abi: Abi; evm: { bytecode: { object: string } } }>>
+}
+
+/** Compiles the contracts from source, or reads what an unchanged source gave before. Throws with the compiler's words when it refuses. */
+export function buildContracts(cacheDir = join(root, '.assay/contracts')): Record<string, Artifact> {
+  const folder = join(root, 'contracts')
+  const names = readdirSync(folder).filter((name) => name.endsWith('.sol'))
+  const sources = Object.fromEntries(
+    names.map((name) => [`contracts/${name}`, { content: readFileSync(join(folder, name), 'utf8') }]),
+  )
+  const lock = readFileSync(join(root, 'package-lock.json'))
+  const key = createHash('sha256')
+    .update(JSON.stringify([sources, solcSettings]))
+    .update(lock)
+    .digest('hex')
+    .slice(0, 32)
+  const cached = join(cacheDir, `${key}.json`)
+  if (existsSync(cached)) return JSON.parse(readFileSync(cached, 'utf8')) as Record<string, Artifact>
+
+  const solc = require('solc') as { compile(input: string, callbacks: object): string }
+  const input = {
+    language: 'Solidity',
+    sources,
+    settings: { ...solcSettings, outputSelection: { '*': { '*': ['abi', 'evm.bytecode.object'] } } },
+  }
+  const readImport = (path: string) => {
+    try {
+      return { contents: readFileSync(join(root, 'node_modules', path), 'utf8') }
+    } catch {
+      return { error: `${path} is not installed` }
+    }
+  }
+  const output = JSON.parse(solc.compile(JSON.stringify(input), { import: readImport })) as SolcOutput
+  const errors = (output.errors ?? []).filter(({ severity }) => severity === 'error')
+  if (errors.length > 0) throw new Error(errors.map(({ formattedMessage }) => formattedMessage).join('\n'))
+
+  const artifacts: Record<string, Artifact> = {}
+  for (const name of names) {
+    for (const [contract, { abi, evm }] of Object.entries(output.contracts[`contracts/${name}`] ?? {})) {
+      if (evm.bytecode.object) artifacts[contract] = { abi, bytecode: `0x${evm.bytecode.object}` }
+    }
+  }
+  mkdirSync(cacheDir, { recursive: true })
+  writeFileSync(cached, JSON.stringify(artifacts))
+  return artifacts
+}
+
+/** Writes the ABIs as TypeScript, for typed calls. */
+export function abiSource(artifacts: Record<string, Artifact>): string {
+  const names = {
+    Escrow: 'escrowAbi',
+    RunnerRegistry: 'runnerRegistryAbi',
+    MeasurementPolicy: 'measurementPolicyAbi',
+    AttestedInference: 'attestedInferenceAbi',
+    TestToken: 'testTokenAbi',
+  }
+  const parts = Object.entries(names).map(
+    ([contract, name]) =>
+      `/** The ABI of ${contract}. */\nexport const ${name} = ${JSON.stringify(artifacts[contract]!.abi, null, 2)} as const\n`,
+  )
+  return `// Generated from the contracts by \`node dev/contracts.ts\`; a test keeps it in step.\n\n${parts.join('\n')}`
+}
+
+if (import.meta.main) writeFileSync(join(root, 'contracts/abi.ts'), abiSource(buildContracts()))

@@ -1,0 +1,215 @@
+import {
+  type Account,
+  type Address,
+  createPublicClient,
+  createWalletClient,
+  defineChain,
+  http,
+  type PublicClient,
+  type WalletClient,
+} from 'viem'
+import { privateKeyToAccount } from 'viem/accounts'
+import { escrowAbi, runnerRegistryAbi } from '../contracts/abi.ts'
+import { concat, type Hex, toHex } from '../protocol/bytes.ts'
+import { parseTdxQuote } from '../protocol/evidence/quote.ts'
+import { parseCertificate } from '../protocol/evidence/x509.ts'
+import { sha256 } from '../protocol/hash.ts'
+import type { JournalChannel, JournalEntry } from './journal.ts'
+import type { ChainReader } from './service.ts'
+
+/** Lists how a claim can end, in the contract's order. */
+export const claimStatuses = [
+  'Settled',
+  'Partial',
+  'NothingNew',
+  'BadVoucher',
+  'BadReceipt',
+  'RunnerInactive',
+  'Expired',
+  'BadTerms',
+  'NoFunds',
+] as const
+
+/** Reports a transaction that reverted. */
+export class TransactionRevertedError extends Error {
+  override name = 'TransactionRevertedError'
+}
+
+/** Holds what settling needs of one channel. */
+export type Claimable = { channel: JournalChannel; entry: JournalEntry }
+
+/** Speaks to the chain for a runner: reads balances, registers, settles. */
+export type RunnerChain = ChainReader & {
+  provider: Address
+  recentBlock(): Promise<{ number: bigint; hash: Hex }>
+  register(registration: {
+    quote: Uint8Array
+    statement: Uint8Array
+    nonceBlock: bigint
+    signerKey: Uint8Array
+    signature: Uint8Array
+  }): Promise<Hex>
+  /** Claims many channels with one signature over a batch of their latest receipts. */
+  settle(claims: Claimable[], signature: Uint8Array): Promise<{ hash: Hex; gasUsed: bigint }>
+  /** Claims one channel with the proof its receipt already has, as anyone may. */
+  settleOne(claim: Claimable): Promise<{ hash: Hex; gasUsed: bigint }>
+  signTypedSuccession(digest: Uint8Array): Promise<Uint8Array>
+}
+
+/** Connects a runner to its chain with the provider's key, which pays gas and is paid. */
+export function connectChain({
+  rpcUrl,
+  chainId,
+  escrow,
+  registry,
+  providerKey,
+}: {
+  rpcUrl: string
+  chainId: number
+  escrow: Address
+  registry: Address
+  providerKey: Hex
+}): RunnerChain {
+  const chain = defineChain({
+    id: chainId,
+    name: 'chain',
+    nativeCurrency: { name: 'Ether', symbol: 'ETH', decimals: 18 },
+    rpcUrls: { default: { http: [rpcUrl] } },
+  })
+  const transport = http(rpcUrl)
+  const publicClient = createPublicClient({ chain, transport, pollingInterval: 100 }) as PublicClient
+  const account = privateKeyToAccount(providerKey)
+  const wallet = createWalletClient({ chain, transport, account }) as WalletClient & { account: Account }
+  const write = { account, chain } as const
+
+  const confirm = async (hash: Hex) => {
+    const receipt = await publicClient.waitForTransactionReceipt({ hash, timeout: 120_000 })
+    if (receipt.status !== 'success') throw new TransactionRevertedError(`Transaction ${hash} reverted.`)
+    return { hash, gasUsed: receipt.gasUsed }
+  }
+  const claimOf = ({ channel, entry }: Claimable) => ({
+    terms: channel.terms,
+    receipt: { ...entry.receipt, detail: toHex(entry.receipt.detail) },
+    voucher: channel.voucher?.cumulative ?? 0n,
+    voucherSignature: toHex(channel.voucher?.signature ?? new Uint8Array()),
+  })
+
+  return {
+    provider: account.address.toLowerCase() as Address,
+    async depositOf(buyer) {
+      const [balance] = await publicClient.readContract({
+        address: escrow,
+        abi: escrowAbi,
+        functionName: 'accounts',
+        args: [buyer],
+      })
+      return balance
+    },
+    settledOf: (channel) =>
+      publicClient.readContract({ address: escrow, abi: escrowAbi, functionName: 'settled', args: [channel] }),
+    async contractSignature(buyer, digest, signature) {
+      const code = await publicClient.getCode({ address: buyer })
+      if (!code) return null
+      return publicClient
+        .readContract({
+          address: buyer,
+          abi: [
+            {
+              type: 'function',
+              name: 'isValidSignature',
+              stateMutability: 'view',
+              inputs: [{ type: 'bytes32' }, { type: 'bytes' }],
+              outputs: [{ type: 'bytes4' }],
+            },
+          ] as const,
+          functionName: 'isValidSignature',
+          args: [toHex(digest), toHex(signature)],
+        })
+        .then((answer) => answer === '0x1626ba7e')
+        .catch(() => false)
+    },
+    async recentBlock() {
+      const { number, hash } = await publicClient.getBlock()
+      return { number, hash }
+    },
+    async register({ quote, statement, nonceBlock, signerKey, signature }) {
+      const parts = parseTdxQuote(quote)
+      const pck = parseCertificate(parts.chain[0]!)
+      const pckId = toHex(sha256(pck.tbs))
+      const [, , notAfter] = await publicClient.readContract({
+        address: registry,
+        abi: runnerRegistryAbi,
+        functionName: 'pcks',
+        args: [pckId],
+      })
+      const half = (bytes: Uint8Array, index: 0 | 1) => toHex(bytes.subarray(index * 32, index * 32 + 32))
+      if (notAfter === 0n) {
+        await confirm(
+          await wallet.writeContract({
+            ...write,
+            address: registry,
+            abi: runnerRegistryAbi,
+            functionName: 'registerPck',
+            args: [toHex(pck.tbs), half(pck.signature, 0), half(pck.signature, 1)],
+          }),
+        )
+      }
+      const attestation = {
+        signed: toHex(parts.signed),
+        quoteR: half(parts.signature, 0),
+        quoteS: half(parts.signature, 1),
+        attestationX: half(parts.attestationKey, 0),
+        attestationY: half(parts.attestationKey, 1),
+        qeReport: toHex(parts.qeReport),
+        qeR: half(parts.qeReportSignature, 0),
+        qeS: half(parts.qeReportSignature, 1),
+        qeAuthData: toHex(parts.qeAuthData),
+        pckId,
+        statement: toHex(statement),
+        nonceBlock,
+        signerX: half(signerKey.subarray(1), 0),
+        signerY: half(signerKey.subarray(1), 1),
+        provider: account.address,
+        signature: toHex(signature),
+      }
+      const { hash } = await confirm(
+        await wallet.writeContract({
+          ...write,
+          address: registry,
+          abi: runnerRegistryAbi,
+          functionName: 'register',
+          args: [attestation],
+        }),
+      )
+      return hash
+    },
+    async settle(claims, signature) {
+      return confirm(
+        await wallet.writeContract({
+          ...write,
+          address: escrow,
+          abi: escrowAbi,
+          functionName: 'settle',
+          args: [claims.map(claimOf), toHex(signature)],
+        }),
+      )
+    },
+    async settleOne(claim) {
+      const { proof, signature } = claim.entry
+      const onChain = { index: proof.index, count: proof.count, path: proof.path.map(toHex) }
+      return confirm(
+        await wallet.writeContract({
+          ...write,
+          address: escrow,
+          abi: escrowAbi,
+          functionName: 'settleOne',
+          args: [claimOf(claim), onChain, toHex(signature)],
+        }),
+      )
+    },
+    async signTypedSuccession(digest) {
+      const signature = await account.sign({ hash: toHex(concat(digest)) })
+      return Uint8Array.from(Buffer.from(signature.slice(2), 'hex'))
+    },
+  }
+}

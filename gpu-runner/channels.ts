@@ -1,0 +1,80 @@
+import { equalBytes, type Hex, toHex } from '../protocol/bytes.ts'
+import type { Domain } from '../protocol/eip712.ts'
+import type { Envelope } from '../protocol/envelope.ts'
+import type { RefusalReason } from '../protocol/frames.ts'
+import type { Listing } from '../protocol/listing.ts'
+import { channelOf, type Terms } from '../protocol/terms.ts'
+
+/** Refuses a job before it runs, with what the buyer should know. */
+export type JobRefused = { refused: RefusalReason; detail: string }
+
+/** Holds what a runner knows of one channel. Amounts in the token's smallest unit. */
+export type Channel = {
+  id: Uint8Array
+  terms: Terms
+  voucher: { cumulative: bigint; signature: Uint8Array } | null
+  /** Sum of the prices of jobs that finished well. */
+  cumulative: bigint
+  /** Sum of the prices of jobs accepted and not yet finished. */
+  reserved: bigint
+  highestJob: bigint
+  /** Sealed-body digests of jobs being run. */
+  running: Map<bigint, Uint8Array>
+  contexts: Map<Hex, Envelope>
+}
+
+/** How far below the highest job number seen a new one may lie, so that parallel requests can arrive in any order. */
+export const jobWindow = 1_024n
+
+const refuse = (refused: RefusalReason, detail: string): JobRefused => ({ refused, detail })
+
+/** Checks terms against this runner and the listing its publisher signed. Gives a refusal or null; pure, `now` in unix seconds. */
+export function checkTerms(
+  terms: Terms,
+  claimedChannel: Uint8Array,
+  {
+    domain,
+    runner,
+    listing,
+    feeBps,
+    now,
+  }: { domain: Domain; runner: Hex; listing: Listing | null; feeBps: number; now: number },
+): JobRefused | null {
+  if (channelOf(domain, terms) !== toHex(claimedChannel))
+    return refuse('bad_terms', 'The channel is not the digest of these terms on this chain.')
+  if (terms.runner !== runner) return refuse('bad_terms', `These terms are for runner ${terms.runner}.`)
+  if (!listing) return refuse('unknown_model', `This runner does not serve ${terms.model}.`)
+  if (terms.price !== listing.price)
+    return refuse('wrong_price', `The listing's price is ${listing.price}, the terms say ${terms.price}.`)
+  if (terms.royaltyBps !== listing.royaltyBps || terms.publisher !== listing.payout.toLowerCase()) {
+    return refuse('bad_terms', 'Royalty or payout differ from the signed listing.')
+  }
+  if (terms.feeBps !== feeBps)
+    return refuse('bad_terms', `The fee is ${feeBps} basis points, the terms say ${terms.feeBps}.`)
+  // A job that finishes after the terms expire is never paid, so one that could is not begun.
+  if (terms.expiresAt < BigInt(now) + 60n)
+    return refuse('expired_terms', `The terms expire at ${terms.expiresAt}; open a new channel.`)
+  return null
+}
+
+/** Decides about a job in an open channel. `known` is the digest of the sealed body if the job has finished before. Pure: reserving is the caller's. */
+export function checkJob(
+  channel: Channel,
+  job: bigint,
+  bodyHash: Uint8Array,
+  known: Uint8Array | null,
+  now: number,
+): JobRefused | 'run' | 'join' | 'replay' {
+  const conflict = () => refuse('job_conflict', `Job ${job} was used with another body; take a new number.`)
+  if (known) return equalBytes(known, bodyHash) ? 'replay' : conflict()
+  const running = channel.running.get(job)
+  if (running) return equalBytes(running, bodyHash) ? 'join' : conflict()
+  if (job + jobWindow <= channel.highestJob)
+    return refuse('job_too_old', `Job ${job} is ${jobWindow} or more below ${channel.highestJob}.`)
+  if (channel.terms.expiresAt < BigInt(now) + 60n)
+    return refuse('expired_terms', `The terms expire at ${channel.terms.expiresAt}; open a new channel.`)
+  const due = channel.cumulative + channel.reserved + channel.terms.price
+  const covered = channel.voucher?.cumulative ?? 0n
+  if (due > covered) return refuse('insufficient_cover', `The voucher covers ${covered}; this job needs ${due}.`)
+  return 'run'
+}

@@ -1,0 +1,43 @@
+import { z } from 'zod'
+import type { Hex } from '../protocol/bytes.ts'
+
+const hex = (bytes: number) =>
+  z
+    .string()
+    .regex(new RegExp(`^0x[0-9a-fA-F]{${bytes * 2}}$`), `must be 0x and ${bytes * 2} hex digits`)
+    .transform((text) => text as Hex)
+
+const Config = z.object({
+  ASSAY_EDGE: z.url(),
+  ASSAY_RPC: z.url(),
+  ASSAY_PROVIDER_KEY: hex(32),
+  ASSAY_STATE: z.string().min(1),
+  ASSAY_TEE: z.enum(['tdx', 'development']).default('tdx'),
+  ASSAY_DEVELOPMENT_SEED: hex(32).optional(),
+  ASSAY_MODELS: z
+    .string()
+    .default('any')
+    .transform((text) =>
+      text === 'any' ? ('any' as const) : text.split(',').map((digest) => digest.trim().toLowerCase()),
+    ),
+  ASSAY_THREADS: z.coerce.number().int().min(1).max(256).default(1),
+  ASSAY_CAPACITY: z.coerce.number().int().min(1).max(65_536).default(1_024),
+  ASSAY_MAX_BATCH: z.coerce.number().int().min(1).max(4_096).default(64),
+  ASSAY_CONTROL_PORT: z.coerce.number().int().min(0).max(65_535).default(0),
+})
+
+/** Holds a runner's settings. */
+export type Config = z.infer<typeof Config>
+
+/** Reads settings from the environment, once. Throws an error that names each variable that is missing or wrong and never repeats a value. */
+export function readConfig(environment: Record<string, string | undefined>): Config {
+  const result = Config.safeParse(environment)
+  if (!result.success) {
+    const problems = result.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`)
+    throw new Error(`The runner's settings are incomplete. ${problems.join('; ')}`)
+  }
+  if (result.data.ASSAY_TEE === 'development' && !result.data.ASSAY_DEVELOPMENT_SEED) {
+    throw new Error('ASSAY_TEE=development needs ASSAY_DEVELOPMENT_SEED.')
+  }
+  return result.data
+}

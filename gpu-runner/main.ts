@@ -1,0 +1,301 @@
+import { randomBytes } from 'node:crypto'
+import { mkdirSync, readFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { equalBytes, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
+import type { JobAnswer, JobRefusal, JobRequest } from '../protocol/frames.ts'
+import { sha256 } from '../protocol/hash.ts'
+import { generateHpkeKeyPair } from '../protocol/hpke.ts'
+import { connectDigest, successionDigest } from '../protocol/registration.ts'
+import { connectChain } from './chain.ts'
+import { readConfig } from './config.ts'
+import { canShareRuns } from './engine/admission.ts'
+import { createExecutor } from './engine/executor.ts'
+import { fetchModel, type ModelJson } from './engine/models.ts'
+import { openJournal } from './journal.ts'
+import { type Link, openLink } from './link.ts'
+import { createLog } from './log.ts'
+import { registerRunner } from './register.ts'
+import { answerOf, JobService } from './service.ts'
+import { settleJournal } from './settle.ts'
+import { createRunnerSigner } from './signer.ts'
+import { configfsTsm } from './tee/configfsTsm.ts'
+import { createDevelopmentTee } from './tee/development.ts'
+import type { Tee } from './tee/tee.ts'
+
+const config = readConfig(process.env)
+const log = createLog((line) => process.stdout.write(line))
+const now = Date.now
+mkdirSync(config.ASSAY_STATE, { recursive: true, mode: 0o700 })
+
+async function edge(path: string, init?: RequestInit): Promise<Response> {
+  const response = await fetch(`${config.ASSAY_EDGE}${path}`, { signal: AbortSignal.timeout(60_000), ...init })
+  if (response.ok) return response
+  const problem = (await response.json().catch(() => ({}))) as { code?: string; detail?: string }
+  throw new Error(
+    `The edge answered ${response.status} ${problem.code ?? ''} to ${path}: ${problem.detail ?? 'no reason given'}`,
+  )
+}
+
+type Network = { chainId: number; escrow: Hex; registry: Hex; feeBps: number }
+const network = (await (await edge('/v1/network')).json()) as Network
+const domain = { chainId: network.chainId, escrow: network.escrow }
+const chain = connectChain({
+  rpcUrl: config.ASSAY_RPC,
+  chainId: network.chainId,
+  escrow: network.escrow,
+  registry: network.registry,
+  providerKey: config.ASSAY_PROVIDER_KEY,
+})
+
+// The keys exist in this process's memory and nowhere else; a restart is another runner.
+const signer = createRunnerSigner(new Uint8Array(randomBytes(32)))
+const hpke = await generateHpkeKeyPair()
+const journal = openJournal(join(config.ASSAY_STATE, 'journal.sqlite'))
+const predecessors = journal.runners()
+const executor = createExecutor({ threads: config.ASSAY_THREADS })
+const ortVersion = (
+  JSON.parse(readFileSync(createRequire(import.meta.url).resolve('onnxruntime-node/package.json'), 'utf8')) as {
+    version: string
+  }
+).version
+
+function chooseTee(): Tee {
+  if (config.ASSAY_TEE === 'tdx') return configfsTsm()
+  const tee = createDevelopmentTee({
+    seed: fromHex(config.ASSAY_DEVELOPMENT_SEED!, 32),
+    now: () => Math.floor(now() / 1000),
+  })
+  return { root: 'development', evidence: async (reportData) => ({ format: 'tdx', quote: tee.quote(reportData) }) }
+}
+
+const service = new JobService({
+  domain,
+  feeBps: network.feeBps,
+  signer,
+  hpke,
+  journal,
+  chain,
+  log,
+  now,
+  maxBatch: config.ASSAY_MAX_BATCH,
+  capacity: config.ASSAY_CAPACITY,
+})
+let workload: Hex = toHex(new Uint8Array(32))
+let validUntil = 0
+const tee = chooseTee()
+
+async function attest(): Promise<void> {
+  const registered = await registerRunner({
+    tee,
+    chain,
+    chainId: network.chainId,
+    registry: network.registry,
+    domain,
+    signer,
+    hpkeKey: hpke.rawPublicKey,
+    now,
+    postToEdge: async (registration) => {
+      await edge('/v1/runners', {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(registration),
+      })
+    },
+  })
+  ;({ workload, validUntil } = registered)
+  log('attested', { signer: signer.address, validUntil })
+}
+await attest()
+
+const refusedModels = new Set<string>()
+
+/** Admits listed models that this runner should serve and does not yet. */
+async function admitModels(): Promise<void> {
+  const wanted = config.ASSAY_MODELS
+  let cursor: string | null = ''
+  while (cursor !== null) {
+    const page = (await (
+      await edge(`/v1/models?limit=100${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ''}`)
+    ).json()) as { models: ModelJson[]; nextCursor: string | null }
+    cursor = page.nextCursor
+    for (const json of page.models) {
+      if (service.models.includes(json.digest) || refusedModels.has(json.digest)) continue
+      if (wanted !== 'any' && !wanted.includes(json.digest)) continue
+      await admitModel(json)
+    }
+  }
+}
+
+async function admitModel(json: ModelJson): Promise<void> {
+  try {
+    const model = await fetchModel(json, {
+      cacheDir: join(config.ASSAY_STATE, 'models'),
+      fetchArtifact: async (digest) => new Uint8Array(await (await edge(`/v1/artifacts/${digest}`)).arrayBuffer()),
+    })
+    await executor.load(model.loadable)
+    const run = (feeds: Parameters<typeof executor.run>[1], deadlineMs = 30_000) =>
+      executor.run(json.digest, feeds, deadlineMs)
+    const shared = await canShareRuns(model.manifest, run)
+    service.serve({
+      ...model,
+      run,
+      execution: {
+        runtime: 'onnxruntime-node',
+        runtimeVersion: ortVersion,
+        provider: 'cpu',
+        optimization: 'all',
+        threads: config.ASSAY_THREADS,
+        class: model.manifest.execution.class,
+        batch: shared ? 'free' : 'single',
+        measurement: workload,
+      },
+    })
+    log('model_admitted', { model: json.digest, name: model.manifest.name, sharedRuns: shared })
+    links[0]?.sayHello()
+  } catch (error) {
+    refusedModels.add(json.digest)
+    log('model_refused', { model: json.digest, reason: error instanceof Error ? error.message : 'unknown' })
+  }
+}
+
+const links: Link[] = []
+await admitModels()
+
+const socketUrl = (runner: Hex) => `${config.ASSAY_EDGE.replace(/^http/, 'ws')}/v1/runners/${runner}/socket`
+const seconds = () => BigInt(Math.floor(now() / 1000))
+links.push(
+  openLink({
+    url: socketUrl(signer.address),
+    authorization: async () => {
+      const at = seconds()
+      return {
+        runner: signer.address,
+        at: at.toString(),
+        signature: toHex(await signer.sign(connectDigest(domain, { runner: signer.address, at }))),
+      }
+    },
+    hello: () => ({ models: service.models, capacity: config.ASSAY_CAPACITY }),
+    load: () => ({ queued: service.inFlight, capacity: config.ASSAY_CAPACITY }),
+    handle: (request) => service.handle(request),
+    log,
+    random: Math.random,
+  }),
+)
+
+/** Answers for a runner whose keys died with its process: what the journal holds was promised and is given; the rest is lost and free. */
+async function answerForPredecessor(request: JobRequest): Promise<JobAnswer | JobRefusal> {
+  const entry = journal.find(request.channel, request.job)
+  if (!entry)
+    return {
+      ticket: request.ticket,
+      reason: 'job_lost',
+      detail: 'The runner restarted before it had recorded this job; nothing was charged.',
+    }
+  if (!equalBytes(entry.bodyHash, sha256(request.body)))
+    return { ticket: request.ticket, reason: 'job_conflict', detail: 'This job number was used with another body.' }
+  return { ticket: request.ticket, ...answerOf(entry) }
+}
+for (const predecessor of predecessors) {
+  const succession = toHex(
+    await chain.signTypedSuccession(successionDigest(domain, { predecessor, successor: signer.address })),
+  )
+  links.push(
+    openLink({
+      url: socketUrl(predecessor),
+      authorization: async () => {
+        const at = seconds()
+        const signature = toHex(await signer.sign(connectDigest(domain, { runner: predecessor, at })))
+        return {
+          runner: predecessor,
+          at: at.toString(),
+          successor: signer.address,
+          signature,
+          provider: chain.provider,
+          succession,
+        }
+      },
+      hello: () => ({ models: [], capacity: config.ASSAY_CAPACITY }),
+      load: () => ({ queued: 0, capacity: config.ASSAY_CAPACITY }),
+      handle: answerForPredecessor,
+      log,
+      random: Math.random,
+    }),
+  )
+}
+
+// One settlement at a time: two would claim the same sums and the second would pay gas for nothing.
+let settling: Promise<unknown> = Promise.resolve()
+const settle = () => {
+  const next = settling.then(() =>
+    settleJournal({ journal, chain, signer, domain, noteSettled: service.noteSettled.bind(service) }),
+  )
+  settling = next.catch(() => {})
+  return next
+}
+
+const control = createServer(async (request, response) => {
+  const send = (status: number, body: object) => {
+    response.writeHead(status, { 'content-type': 'application/json' })
+    response.end(JSON.stringify(body))
+  }
+  try {
+    if (request.method === 'POST' && request.url === '/settle') return send(200, await settle())
+    if (request.method === 'POST' && request.url === '/models') {
+      refusedModels.clear()
+      await admitModels()
+      return send(200, { models: service.models })
+    }
+    if (request.method === 'GET' && request.url === '/status') {
+      return send(200, {
+        state: 'ready',
+        signer: signer.address,
+        connected: links[0]!.connected(),
+        models: service.models,
+        inFlight: service.inFlight,
+        validUntil,
+        executor: executor.pid() ?? null,
+      })
+    }
+    send(404, { error: 'not found' })
+  } catch (error) {
+    log('control_failed', { message: error instanceof Error ? error.message : 'unknown' })
+    send(500, { error: error instanceof Error ? error.message : 'unknown' })
+  }
+})
+await new Promise<void>((resolve) => control.listen(config.ASSAY_CONTROL_PORT, '127.0.0.1', resolve))
+const address = control.address()
+log('ready', { signer: signer.address, controlPort: typeof address === 'object' && address ? address.port : 0 })
+
+const stopping = new AbortController()
+const stop = async () => {
+  if (stopping.signal.aborted) return
+  stopping.abort()
+  log('draining', { inFlight: service.inFlight })
+  await service.drain()
+  // Answers just resolved leave on the next turn of the loop.
+  await sleep(20)
+  await Promise.race([settle().catch((error: Error) => log('settle_failed', { message: error.message })), sleep(5_000)])
+  for (const link of links) link.close()
+  control.close()
+  await executor.stop()
+  journal.close()
+  log('stopped')
+  process.exit(0)
+}
+process.on('SIGTERM', () => void stop())
+process.on('SIGINT', () => void stop())
+
+// New listings are picked up, and the registration renewed well before it runs out, with the same keys and a fresh nonce.
+while (!stopping.signal.aborted) {
+  await sleep(2_000, undefined, { signal: stopping.signal }).catch(() => {})
+  if (stopping.signal.aborted) break
+  try {
+    await admitModels()
+    if (validUntil - now() / 1000 < 6 * 3600) await attest()
+  } catch (error) {
+    log('refresh_failed', { message: error instanceof Error ? error.message : 'unknown' })
+  }
+}

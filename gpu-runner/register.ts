@@ -1,0 +1,78 @@
+import { secp256k1 } from '@noble/curves/secp256k1.js'
+import { concat, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
+import type { Domain } from '../protocol/eip712.ts'
+import { type Evidence, evidenceToJson } from '../protocol/evidence/index.ts'
+import { parseTdxQuote, tdxWorkload } from '../protocol/evidence/quote.ts'
+import { encodeStatement, reportDataOf } from '../protocol/evidence/statement.ts'
+import { sha256 } from '../protocol/hash.ts'
+import { registrationDigest } from '../protocol/registration.ts'
+import type { Signer } from '../protocol/secp256k1.ts'
+import type { RunnerChain } from './chain.ts'
+import type { Tee } from './tee/tee.ts'
+
+/** Holds what a registration at the edge carries. */
+export type EdgeRegistration = {
+  statement: Hex
+  evidence: ReturnType<typeof evidenceToJson>
+  registration: { provider: Hex; signature: Hex }
+}
+
+/** How long a statement is good for, in seconds: as long as the registry keeps a registration. */
+export const statementSeconds = 86_400
+
+/** Attests and registers: nonce, statement, quote, chain, edge, in this order. `workload` is measured by a first quote, since a guest cannot name it otherwise. Gives the expiry in unix seconds and the workload. */
+export async function registerRunner({
+  tee,
+  chain,
+  chainId,
+  registry,
+  domain,
+  signer,
+  hpkeKey,
+  postToEdge,
+  now,
+}: {
+  tee: Tee
+  chain: RunnerChain
+  chainId: number
+  registry: Hex
+  domain: Domain
+  signer: Signer
+  hpkeKey: Uint8Array
+  postToEdge: (registration: EdgeRegistration) => Promise<void>
+  now: () => number
+}): Promise<{ validUntil: number; workload: Hex }> {
+  const measured: Evidence = await tee.evidence(new Uint8Array(64))
+  const workload = tdxWorkload(parseTdxQuote(measured.quote).body)
+  const { number, hash } = await chain.recentBlock()
+  const validUntil = Math.floor(now() / 1000) + statementSeconds
+  const statement = {
+    root: tee.root,
+    chainId: BigInt(chainId),
+    registry,
+    signerKey: signer.publicKey,
+    hpkeKey,
+    nonce: fromHex(hash, 32),
+    gpuEvidence: new Uint8Array(32),
+    workload,
+    notAfter: BigInt(validUntil),
+  } as const
+  const bytes = encodeStatement(statement)
+  const evidence = await tee.evidence(reportDataOf(statement))
+  const signature = await signer.sign(
+    registrationDigest(domain, { runner: signer.address, provider: chain.provider, statement: toHex(sha256(bytes)) }),
+  )
+  await chain.register({
+    quote: evidence.quote,
+    statement: bytes,
+    nonceBlock: number,
+    signerKey: concat(secp256k1.Point.fromBytes(signer.publicKey).toBytes(false)),
+    signature,
+  })
+  await postToEdge({
+    statement: toHex(bytes),
+    evidence: evidenceToJson(evidence),
+    registration: { provider: chain.provider, signature: toHex(signature) },
+  })
+  return { validUntil, workload }
+}

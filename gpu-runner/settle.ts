@@ -1,0 +1,67 @@
+import { batchDigest } from '../protocol/batch.ts'
+import { type Hex, toHex } from '../protocol/bytes.ts'
+import type { Domain } from '../protocol/eip712.ts'
+import { merkleRoot } from '../protocol/merkle.ts'
+import { receiptLeaf } from '../protocol/receipt.ts'
+import type { Signer } from '../protocol/secp256k1.ts'
+import type { Claimable, RunnerChain } from './chain.ts'
+import type { Journal } from './journal.ts'
+
+/** Tells what a settlement did: its transactions, the gas they took, and how many channels and receipts they covered. */
+export type Settlement = { transactions: { hash: Hex; gasUsed: string }[]; channels: number; receipts: number }
+
+/** Most channels claimed in one transaction: 250 stay under the gas cap of a transaction (EIP-7825). */
+const channelsPerTransaction = 200
+
+/**
+ * Claims what journalled channels are owed beyond what the chain has paid. Channels of the living key go together under one signature;
+ * a predecessor's key is gone, so its channels go one by one with the proofs their receipts already have. Paying twice is impossible:
+ * the escrow subtracts what it has settled.
+ */
+export async function settleJournal({
+  journal,
+  chain,
+  signer,
+  domain,
+  noteSettled,
+}: {
+  journal: Journal
+  chain: RunnerChain
+  signer: Signer
+  domain: Domain
+  noteSettled: (channel: Hex, buyer: Hex, settled: bigint) => void
+}): Promise<Settlement> {
+  const settlement: Settlement = { transactions: [], channels: 0, receipts: 0 }
+  const done = async (claims: Claimable[], sent: { hash: Hex; gasUsed: bigint }) => {
+    settlement.transactions.push({ hash: sent.hash, gasUsed: sent.gasUsed.toString() })
+    for (const { channel, entry } of claims) {
+      const id = toHex(entry.channel)
+      noteSettled(id, channel.terms.buyer, await chain.settledOf(id))
+      settlement.channels++
+      settlement.receipts += journal.count(entry.channel)
+    }
+  }
+
+  for (const runner of journal.runners()) {
+    const owed: Claimable[] = []
+    for (const id of journal.channelsOf(runner)) {
+      const channel = journal.channel(id)
+      const entry = journal.latest(id)
+      if (!channel?.voucher || !entry) continue
+      const claim =
+        entry.receipt.cumulative < channel.voucher.cumulative ? entry.receipt.cumulative : channel.voucher.cumulative
+      if (claim > (await chain.settledOf(toHex(id)))) owed.push({ channel, entry })
+    }
+    if (runner !== signer.address) {
+      for (const claim of owed) await done([claim], await chain.settleOne(claim))
+      continue
+    }
+    for (let from = 0; from < owed.length; from += channelsPerTransaction) {
+      const claims = owed.slice(from, from + channelsPerTransaction)
+      const root = merkleRoot(claims.map(({ entry }) => receiptLeaf(entry.receipt)))
+      const signature = await signer.sign(batchDigest(domain, { root, count: claims.length }))
+      await done(claims, await chain.settle(claims, signature))
+    }
+  }
+  return settlement
+}

@@ -1,0 +1,24 @@
+import type { Hex } from '../protocol/bytes.ts'
+import type { Domain } from '../protocol/eip712.ts'
+import type { Policy, Roots } from '../protocol/evidence/index.ts'
+import type { Settings } from './env.ts'
+import type { Database } from './store/database.ts'
+
+/** Asks the chain's registry about a runner. Throws when the chain does not answer. */
+export type RegistryReader = { providerOf(signer: Hex): Promise<{ provider: Hex; active: boolean }>; alive(): Promise<boolean> }
+
+/** Holds what services work with; built once per isolate, and by hand in tests. `now` in milliseconds. */
+export type Context = {
+  settings: Settings
+  database: Database
+  artifacts: R2Bucket
+  mailbox: DurableObjectNamespace
+  registry: RegistryReader
+  domain: Domain
+  roots: Roots[]
+  policy: Policy
+  fetch: (url: string) => Promise<Response>
+  now: () => number
+  random: () => number
+  log: (event: string, fields?: Record<string, string | number>) => void
+}

@@ -1,0 +1,37 @@
+import { z } from 'zod'
+import type { Hex } from '../protocol/bytes.ts'
+
+const address = z
+  .string()
+  .regex(/^0x[0-9a-fA-F]{40}$/)
+  .transform((text) => text.toLowerCase() as Hex)
+
+const Variables = z.object({
+  DATABASE_URL: z.string().min(1),
+  /** Where the Neon driver sends queries; unset in production, where the driver knows. */
+  DATABASE_ENDPOINT: z.string().optional(),
+  RPC_URL: z.url(),
+  CHAIN_ID: z.coerce.number().int().positive(),
+  ESCROW: address,
+  REGISTRY: address,
+  POLICY: address,
+  ATTESTED_INFERENCE: address,
+  TOKEN: address,
+  FEE_BPS: z.coerce.number().int().min(0).max(10_000),
+  COLLATERAL_URL: z.url(),
+  /** Base64 DER of a development root; good on a local chain only. */
+  DEVELOPMENT_ROOT: z.string().optional(),
+})
+
+/** Holds the Worker's settings. */
+export type Settings = z.infer<typeof Variables>
+
+/** Names the Worker's bindings. */
+export type Bindings = Record<string, unknown> & { ARTIFACTS: R2Bucket; MAILBOX: DurableObjectNamespace }
+
+/** Reads the settings of a Worker. Throws an error naming what is missing. */
+export function readSettings(bindings: Record<string, unknown>): Settings {
+  const result = Variables.safeParse(bindings)
+  if (!result.success) throw new Error(`The Worker's settings are incomplete: ${result.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`).join('; ')}`)
+  return result.data
+}

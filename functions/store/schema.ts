@@ -1,0 +1,57 @@
+import { bigint, boolean, index, integer, jsonb, pgTable, primaryKey, text, timestamp } from 'drizzle-orm/pg-core'
+
+const createdAt = timestamp('created_at', { withTimezone: true, mode: 'string' }).notNull().defaultNow()
+
+/** Listed models, one row a version; never changed, so a digest means the same for ever. */
+export const models = pgTable(
+  'models',
+  {
+    digest: text('digest').primaryKey(),
+    position: bigint('position', { mode: 'number' }).generatedAlwaysAsIdentity({ name: 'models_position' }).notNull(),
+    owner: text('owner').notNull(),
+    name: text('name').notNull(),
+    version: text('version').notNull(),
+    manifest: jsonb('manifest').notNull(),
+    listing: jsonb('listing').$type<Record<string, string | number>>().notNull(),
+    signature: text('signature').notNull(),
+    card: text('card').notNull().default(''),
+    createdAt,
+  },
+  (table) => [index('models_by_owner_name').on(table.owner, table.name, table.position), index('models_by_position').on(table.position)],
+)
+
+/** Registered runners, with all that is needed to verify them again. */
+export const runners = pgTable('runners', {
+  signer: text('signer').primaryKey(),
+  provider: text('provider').notNull(),
+  hpkeKey: text('hpke_key').notNull(),
+  statement: text('statement').notNull(),
+  evidence: jsonb('evidence').notNull(),
+  collateral: jsonb('collateral').notNull(),
+  registration: jsonb('registration').notNull(),
+  verdict: jsonb('verdict').notNull(),
+  evidenceDigest: text('evidence_digest').notNull(),
+  verifiedAt: bigint('verified_at', { mode: 'number' }).notNull(),
+  validUntil: bigint('valid_until', { mode: 'number' }).notNull(),
+  online: boolean('online').notNull().default(false),
+  models: jsonb('models').$type<string[]>().notNull().default([]),
+  capacity: integer('capacity').notNull().default(0),
+  createdAt,
+})
+
+/** Receipts the mailboxes have relayed. */
+export const receipts = pgTable(
+  'receipts',
+  {
+    channel: text('channel').notNull(),
+    job: text('job').notNull(),
+    position: bigint('position', { mode: 'number' }).generatedAlwaysAsIdentity({ name: 'receipts_position' }).notNull(),
+    runner: text('runner').notNull(),
+    receipt: jsonb('receipt').notNull(),
+    detail: jsonb('detail').notNull(),
+    proof: jsonb('proof').notNull(),
+    signature: text('signature').notNull(),
+    createdAt,
+  },
+  (table) => [primaryKey({ name: 'receipts_pk', columns: [table.channel, table.job] }), index('receipts_by_channel').on(table.channel, table.position)],
+)

@@ -2,10 +2,14 @@ import type { Hex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import type { Policy, Roots } from '../protocol/evidence/index.ts'
 import type { Settings } from './env.ts'
+import type { DurableObjectNamespace, R2Bucket } from './platform.ts'
 import type { Database } from './store/database.ts'
 
 /** Asks the chain's registry about a runner. Throws when the chain does not answer. */
-export type RegistryReader = { providerOf(signer: Hex): Promise<{ provider: Hex; active: boolean }>; alive(): Promise<boolean> }
+export type RegistryReader = {
+  providerOf(signer: Hex): Promise<{ provider: Hex; active: boolean }>
+  alive(): Promise<boolean>
+}
 
 /** Holds what services work with; built once per isolate, and by hand in tests. `now` in milliseconds. */
 export type Context = {

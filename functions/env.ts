@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { Hex } from '../protocol/bytes.ts'
+import type { DurableObjectNamespace, R2Bucket } from './platform.ts'
 
 const address = z
   .string()
@@ -32,6 +33,9 @@ export type Bindings = Record<string, unknown> & { ARTIFACTS: R2Bucket; MAILBOX:
 /** Reads the settings of a Worker. Throws an error naming what is missing. */
 export function readSettings(bindings: Record<string, unknown>): Settings {
   const result = Variables.safeParse(bindings)
-  if (!result.success) throw new Error(`The Worker's settings are incomplete: ${result.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`).join('; ')}`)
+  if (!result.success)
+    throw new Error(
+      `The Worker's settings are incomplete: ${result.error.issues.map((issue) => `${issue.path.join('.')} ${issue.message}`).join('; ')}`,
+    )
   return result.data
 }

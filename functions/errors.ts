@@ -47,7 +47,11 @@ export class AssayError extends Error {
   readonly code: ErrorCode
   readonly hint: string | undefined
   readonly extra: Record<string, unknown> | undefined
-  constructor(code: ErrorCode, message: string, { hint, cause, extra }: { hint?: string; cause?: unknown; extra?: Record<string, unknown> } = {}) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    { hint, cause, extra }: { hint?: string; cause?: unknown; extra?: Record<string, unknown> } = {},
+  ) {
     super(message, { cause })
     this.code = code
     this.hint = hint
@@ -59,7 +63,10 @@ export class AssayError extends Error {
 export class UnavailableError extends AssayError {
   override name = 'UnavailableError'
   constructor(what: string, cause?: unknown) {
-    super('unavailable', `The ${what} cannot be reached.`, { hint: 'Try again in a few seconds; nothing was charged.', cause })
+    super('unavailable', `The ${what} cannot be reached.`, {
+      hint: 'Try again in a few seconds; nothing was charged.',
+      cause,
+    })
   }
 }
 
@@ -69,8 +76,23 @@ export function isRefusal(text: string): text is RefusalReason {
 }
 
 /** Words a problem as RFC 9457 problem+json. */
-export function problem(code: ErrorCode, detail: string, requestId: string, hint?: string, extra?: Record<string, unknown>): Response {
+export function problem(
+  code: ErrorCode,
+  detail: string,
+  requestId: string,
+  hint?: string,
+  extra?: Record<string, unknown>,
+): Response {
   const status = statusOf[code]
-  const body = { type: `urn:assay:problem:${code}`, title: code.replaceAll('_', ' '), status, code, detail, ...(hint ? { hint } : {}), requestId, ...extra }
+  const body = {
+    type: `urn:assay:problem:${code}`,
+    title: code.replaceAll('_', ' '),
+    status,
+    code,
+    detail,
+    ...(hint ? { hint } : {}),
+    requestId,
+    ...extra,
+  }
   return new Response(JSON.stringify(body), { status, headers: { 'content-type': 'application/problem+json' } })
 }

@@ -1,10 +1,11 @@
 import { eq } from 'drizzle-orm'
-import { equalBytes, toHex } from '../protocol/bytes.ts'
+import { EncodingError, equalBytes, toHex } from '../protocol/bytes.ts'
 import { decodeFrame, type JobAnswer, joinFrames, setTicket, splitFrames } from '../protocol/frames.ts'
 import { sha256 } from '../protocol/hash.ts'
 import { detailToJson, receiptToJson } from '../protocol/receipt.ts'
 import { readSettings } from './env.ts'
 import { AssayError, problem } from './errors.ts'
+import { type DurableObjectState, runtime, type WorkerSocket } from './platform.ts'
 import { type Database, openDatabase } from './store/database.ts'
 import { receipts, runners } from './store/schema.ts'
 
@@ -13,10 +14,16 @@ const maxDeadlineMs = 120_000
 /** Most receipts kept for the database while it does not answer; beyond, the oldest are left to the runner's journal. */
 const maxUnwritten = 10_000
 
-type Waiting = { bodyHash: Uint8Array; deadline: number; frame: Promise<Uint8Array>; settle: (frame: Uint8Array) => void; fail: (error: AssayError) => void }
+type Waiting = {
+  bodyHash: Uint8Array
+  deadline: number
+  frame: Promise<Uint8Array>
+  settle: (frame: Uint8Array) => void
+  fail: (error: AssayError) => void
+}
 
 /** One runner's mailbox: holds its socket, hands it jobs in batches, and gives each answer to the buyer who waits. */
-export class Mailbox implements DurableObject {
+export class Mailbox {
   readonly #state: DurableObjectState
   readonly #database: Database
   readonly #byTicket = new Map<number, Waiting>()
@@ -32,7 +39,7 @@ export class Mailbox implements DurableObject {
     this.#state = state
     const settings = readSettings(bindings)
     this.#database = openDatabase(settings.DATABASE_URL, settings.DATABASE_ENDPOINT)
-    state.setWebSocketAutoResponse(new WebSocketRequestResponsePair('ping', 'pong'))
+    state.setWebSocketAutoResponse(new runtime.WebSocketRequestResponsePair('ping', 'pong'))
   }
 
   async fetch(request: Request): Promise<Response> {
@@ -48,24 +55,28 @@ export class Mailbox implements DurableObject {
       })
     } catch (error) {
       if (error instanceof AssayError) return problem(error.code, error.message, requestId, error.hint)
+      if (error instanceof EncodingError) return problem('bad_frame', error.message, requestId)
       throw error
     }
   }
 
   async #connect(runner: string): Promise<Response> {
-    const [client, server] = Object.values(new WebSocketPair()) as [WebSocket, WebSocket]
+    const { 0: client, 1: server } = new runtime.WebSocketPair()
     // The newer socket wins: the older is mostly a connection whose end nobody has noticed yet.
     for (const older of this.#state.getWebSockets()) {
       older.serializeAttachment({ runner, replaced: true })
       older.close(4001, 'replaced by a newer connection')
     }
+    this.#failWaiting()
     this.#state.acceptWebSocket(server)
     server.serializeAttachment({ runner, replaced: false })
-    return new Response(null, { status: 101, webSocket: client })
+    return new Response(null, { status: 101, webSocket: client } as ResponseInit)
   }
 
-  get #socket(): WebSocket | undefined {
-    return this.#state.getWebSockets().find((socket) => !(socket.deserializeAttachment() as { replaced: boolean }).replaced && socket.readyState === WebSocket.OPEN)
+  get #socket(): WorkerSocket | undefined {
+    return this.#state
+      .getWebSockets()
+      .find((socket) => !(socket.deserializeAttachment() as { replaced: boolean }).replaced && socket.readyState === 1)
   }
 
   /** Hands a job to the runner and waits for its answer. The same job with the same body joins the one under way. */
@@ -76,18 +87,41 @@ export class Mailbox implements DurableObject {
     const bodyHash = sha256(request.body)
     const underWay = this.#byJob.get(key)
     if (underWay) {
-      if (!equalBytes(underWay.bodyHash, bodyHash)) throw new AssayError('job_conflict', `Job ${request.job} is under way with another body.`, { hint: 'Take a new job number.' })
+      if (!equalBytes(underWay.bodyHash, bodyHash))
+        throw new AssayError('job_conflict', `Job ${request.job} is under way with another body.`, {
+          hint: 'Take a new job number.',
+        })
       return underWay.frame
     }
-    if (!this.#socket) throw new AssayError('runner_unreachable', 'The runner is not connected.', { hint: 'Retry the same job number, or match again.' })
-    if (this.#byTicket.size >= this.#capacity) throw new AssayError('at_capacity', 'The runner has as many jobs as it takes.', { hint: 'Match again, excluding this runner.' })
+    if (!this.#socket)
+      throw new AssayError('runner_unreachable', 'The runner is not connected.', {
+        hint: 'Retry the same job number, or match again.',
+      })
+    if (this.#byTicket.size >= this.#capacity)
+      throw new AssayError('at_capacity', 'The runner has as many jobs as it takes.', {
+        hint: 'Match again, excluding this runner.',
+      })
 
     const ticket = this.#takeTicket()
     setTicket(bytes, ticket)
     const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>()
     const deadlineMs = Math.min(Math.max(request.deadlineMs, 1_000), maxDeadlineMs)
-    const waiting: Waiting = { bodyHash, deadline: Date.now() + deadlineMs, frame: promise, settle: resolve, fail: reject }
-    const timer = setTimeout(() => waiting.fail(new AssayError('deadline', `No answer within ${deadlineMs} ms.`, { hint: 'Retry the same job number: it is charged once at most.' })), deadlineMs)
+    const waiting: Waiting = {
+      bodyHash,
+      deadline: Date.now() + deadlineMs,
+      frame: promise,
+      settle: resolve,
+      fail: reject,
+    }
+    const timer = setTimeout(
+      () =>
+        waiting.fail(
+          new AssayError('deadline', `No answer within ${deadlineMs} ms.`, {
+            hint: 'Retry the same job number: it is charged once at most.',
+          }),
+        ),
+      deadlineMs,
+    )
     this.#byTicket.set(ticket, waiting)
     this.#byJob.set(key, waiting)
     const forget = () => {
@@ -114,7 +148,7 @@ export class Mailbox implements DurableObject {
     this.#socket?.send(joinFrames(frames))
   }
 
-  async webSocketMessage(socket: WebSocket, message: ArrayBuffer | string): Promise<void> {
+  async webSocketMessage(socket: WorkerSocket, message: ArrayBuffer | string): Promise<void> {
     if (typeof message === 'string') return
     const { runner } = socket.deserializeAttachment() as { runner: string }
     let frames: Uint8Array[]
@@ -134,9 +168,19 @@ export class Mailbox implements DurableObject {
       }
       if (decoded.type === 'jobAnswer' || decoded.type === 'jobRefusal') {
         const waiting = this.#byTicket.get(decoded.ticket)
+        // Nobody waits any more: the answer stays in the runner's journal for the buyer's retry.
+        if (!waiting) continue
+        if (decoded.type === 'jobAnswer') {
+          const { channel, job } = decoded.receipt
+          // An answer to another job than was asked would give one buyer's answer to another.
+          if (`${toHex(channel)}:${job}` !== waiting.key) {
+            socket.close(4002, 'answer to another job')
+            return
+          }
+          this.#record(runner, decoded)
+        }
         setTicket(frame, 0)
-        waiting?.settle(frame)
-        if (decoded.type === 'jobAnswer') this.#record(runner, decoded)
+        waiting.settle(frame)
       } else if (decoded.type === 'load') {
         this.#queued = decoded.queued
         this.#capacity = decoded.capacity
@@ -147,15 +191,24 @@ export class Mailbox implements DurableObject {
     }
   }
 
-  async webSocketClose(socket: WebSocket): Promise<void> {
+  async webSocketClose(socket: WorkerSocket): Promise<void> {
     const { runner, replaced } = socket.deserializeAttachment() as { runner: string; replaced: boolean }
     if (replaced) return
-    const lost = new AssayError('runner_unreachable', 'The runner\'s connection was lost.', { hint: 'Retry the same job number: it is charged once at most.' })
+    const lost = new AssayError('runner_unreachable', "The runner's connection was lost.", {
+      hint: 'Retry the same job number: it is charged once at most.',
+    })
     for (const waiting of this.#byTicket.values()) waiting.fail(lost)
     await this.#announce(runner, { online: false })
   }
 
-  async webSocketError(socket: WebSocket): Promise<void> {
+  #failWaiting(): void {
+    const lost = new AssayError('runner_unreachable', "The runner's connection was lost.", {
+      hint: 'Retry the same job number: it is charged once at most.',
+    })
+    for (const waiting of this.#byTicket.values()) waiting.fail(lost)
+  }
+
+  async webSocketError(socket: WorkerSocket): Promise<void> {
     await this.webSocketClose(socket)
   }
 

@@ -11,8 +11,15 @@ import { runners } from '../store/schema.ts'
 const maxSkewSeconds = 300
 
 /** Checks that a socket is opened by the runner's own key, or by a successor its provider names. Throws `unauthorized`. */
-export async function authorizeSocket({ database, domain, now }: Context, runner: Hex, header: string | undefined): Promise<'own' | 'successor'> {
-  const refuse = (detail: string) => new AssayError('unauthorized', detail, { hint: 'Sign Connect (EIP-712) with the attested key, with the time of now.' })
+export async function authorizeSocket(
+  { database, domain, now }: Context,
+  runner: Hex,
+  header: string | undefined,
+): Promise<'own' | 'successor'> {
+  const refuse = (detail: string) =>
+    new AssayError('unauthorized', detail, {
+      hint: 'Sign Connect (EIP-712) with the attested key, with the time of now.',
+    })
   const encoded = header?.match(/^Assay ([A-Za-z0-9+/=]+)$/)?.[1]
   if (!encoded) throw refuse('The socket is opened without an Assay authorization.')
   let proof: Record<string, string>
@@ -28,10 +35,13 @@ export async function authorizeSocket({ database, domain, now }: Context, runner
     if (error instanceof AssayError) throw error
     throw refuse('The authorization is malformed.')
   }
-  const [row] = await query(() => database.select({ provider: runners.provider }).from(runners).where(eq(runners.signer, runner)))
+  const [row] = await query(() =>
+    database.select({ provider: runners.provider }).from(runners).where(eq(runners.signer, runner)),
+  )
   if (!row) throw refuse('The runner is not registered.')
   if (!proof.successor) return 'own'
   const digest = successionDigest(domain, { predecessor: runner, successor: proof.successor as Hex })
-  if (recoverAddress(digest, fromHex(proof.succession ?? '')) !== row.provider) throw refuse('The succession is not signed by the predecessor\'s provider.')
+  if (recoverAddress(digest, fromHex(proof.succession ?? '')) !== row.provider)
+    throw refuse("The succession is not signed by the predecessor's provider.")
   return 'successor'
 }

@@ -8,13 +8,29 @@ import { models, runners } from '../store/schema.ts'
 import type { ListingJson } from './models.ts'
 
 /** Holds what a buyer asks of a machine. Prices in the token's smallest unit, ages in seconds. */
-export type Requirements = { tee?: string; maxPrice?: string; measurement?: string; maxAttestationAgeSeconds?: number; exclude?: string[] }
+export type Requirements = {
+  tee?: string
+  maxPrice?: string
+  measurement?: string
+  maxAttestationAgeSeconds?: number
+  exclude?: string[]
+}
 
 /** Lists why a runner does not match. */
 export type MismatchReason = 'model_not_served' | 'tee' | 'measurement' | 'attestation_age' | 'excluded'
 
 /** Holds what matching reads of a runner. */
-export type Candidate = { signer: Hex; provider: string; hpkeKey: string; evidenceDigest: string; validUntil: number; verifiedAt: number; models: readonly string[]; verdict: Verdict; load: number }
+export type Candidate = {
+  signer: Hex
+  provider: string
+  hpkeKey: string
+  evidenceDigest: string
+  validUntil: number
+  verifiedAt: number
+  models: readonly string[]
+  verdict: Verdict
+  load: number
+}
 
 type Directory = { readAt: number; candidates: Candidate[]; listings: Map<string, ListingJson> }
 
@@ -44,7 +60,12 @@ async function readDirectory({ database, now }: Context): Promise<Directory> {
   const loads = new Map(known?.candidates.map(({ signer, load }) => [signer, load]))
   const directory: Directory = {
     readAt: now(),
-    candidates: rows.map((row) => ({ ...row, signer: row.signer as Hex, verdict: row.verdict as Verdict, load: loads.get(row.signer as Hex) ?? 0 })),
+    candidates: rows.map((row) => ({
+      ...row,
+      signer: row.signer as Hex,
+      verdict: row.verdict as Verdict,
+      load: loads.get(row.signer as Hex) ?? 0,
+    })),
     listings: new Map(),
   }
   directories.set(database, directory)
@@ -58,12 +79,22 @@ export function noteLoad({ database }: Context, signer: string, load: number): v
 }
 
 /** Says why a candidate does not match, or null when it does. Pure; `now` in unix seconds. */
-export function mismatch(candidate: Candidate, model: string, requirements: Requirements, now: number): MismatchReason | null {
+export function mismatch(
+  candidate: Candidate,
+  model: string,
+  requirements: Requirements,
+  now: number,
+): MismatchReason | null {
   if (!candidate.models.includes(model)) return 'model_not_served'
   if (requirements.exclude?.includes(candidate.signer)) return 'excluded'
   if (requirements.tee && requirements.tee !== candidate.verdict.tee) return 'tee'
-  if (requirements.measurement && requirements.measurement !== candidate.verdict.measurement?.workload) return 'measurement'
-  if (requirements.maxAttestationAgeSeconds !== undefined && now - candidate.verifiedAt > requirements.maxAttestationAgeSeconds) return 'attestation_age'
+  if (requirements.measurement && requirements.measurement !== candidate.verdict.measurement?.workload)
+    return 'measurement'
+  if (
+    requirements.maxAttestationAgeSeconds !== undefined &&
+    now - candidate.verifiedAt > requirements.maxAttestationAgeSeconds
+  )
+    return 'attestation_age'
   return null
 }
 
@@ -75,7 +106,10 @@ export function chooseOfTwo<T extends { load: number }>(candidates: readonly T[]
 }
 
 /** Finds a runner for a model, or says why there is none. */
-export async function matchRunner(context: Context, { model, requirements }: { model: Hex; requirements: Requirements }) {
+export async function matchRunner(
+  context: Context,
+  { model, requirements }: { model: Hex; requirements: Requirements },
+) {
   const { database, now, random, settings } = context
   let directory: Directory
   try {
@@ -86,13 +120,18 @@ export async function matchRunner(context: Context, { model, requirements }: { m
   }
   let listing = directory.listings.get(model)
   if (!listing) {
-    const [row] = await query(() => database.select({ listing: models.listing }).from(models).where(eq(models.digest, model)))
+    const [row] = await query(() =>
+      database.select({ listing: models.listing }).from(models).where(eq(models.digest, model)),
+    )
     if (!row) throw new AssayError('not_found', `No model has digest ${model}.`)
     listing = row.listing as unknown as ListingJson
     directory.listings.set(model, listing)
   }
   const at = Math.floor(now() / 1000)
-  if (Number(listing.validUntil) <= at) throw new AssayError('no_match', 'The listing has expired.', { extra: { reasons: [{ reason: 'listing_expired', count: 1 }] } })
+  if (Number(listing.validUntil) <= at)
+    throw new AssayError('no_match', 'The listing has expired.', {
+      extra: { reasons: [{ reason: 'listing_expired', count: 1 }] },
+    })
   if (requirements.maxPrice !== undefined && BigInt(listing.price) > BigInt(requirements.maxPrice)) {
     throw new AssayError('no_match', `The price is ${listing.price}, above ${requirements.maxPrice}.`, {
       hint: 'Raise maxPrice or choose another model.',
@@ -106,10 +145,14 @@ export async function matchRunner(context: Context, { model, requirements }: { m
     return reason === null && candidate.validUntil > at
   })
   if (fitting.length === 0) {
-    throw new AssayError('no_match', directory.candidates.length === 0 ? 'No runner is online.' : 'No runner online meets the requirements.', {
-      hint: 'Runners pick up new listings within seconds; otherwise relax the requirements.',
-      extra: { reasons: [...counts].map(([reason, count]) => ({ reason, count })) },
-    })
+    throw new AssayError(
+      'no_match',
+      directory.candidates.length === 0 ? 'No runner is online.' : 'No runner online meets the requirements.',
+      {
+        hint: 'Runners pick up new listings within seconds; otherwise relax the requirements.',
+        extra: { reasons: [...counts].map(([reason, count]) => ({ reason, count })) },
+      },
+    )
   }
   const { signer, hpkeKey, provider, evidenceDigest, validUntil } = chooseOfTwo(fitting, random)
   const quotedUntil = Math.min(validUntil, Number(listing.validUntil), at + 300)

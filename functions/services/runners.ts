@@ -2,7 +2,15 @@ import { asc, eq, gt } from 'drizzle-orm'
 import { EncodingError, fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import { canonicalJson } from '../../protocol/canonicalJson.ts'
 import { CollateralUnavailableError, fetchCollateral } from '../../protocol/evidence/collateral.ts'
-import { type Collateral, collateralToJson, type Evidence, evidenceFromJson, evidenceToJson, type Verdict, verifyEvidence } from '../../protocol/evidence/index.ts'
+import {
+  type Collateral,
+  collateralToJson,
+  type Evidence,
+  evidenceFromJson,
+  evidenceToJson,
+  type Verdict,
+  verifyEvidence,
+} from '../../protocol/evidence/index.ts'
 import { UnsupportedQuoteError } from '../../protocol/evidence/quote.ts'
 import { checkStatement } from '../../protocol/evidence/statement.ts'
 import { sha256 } from '../../protocol/hash.ts'
@@ -25,7 +33,10 @@ async function judge({ roots, policy, now }: Context, evidence: Evidence, collat
 }
 
 /** Registers a runner: evidence verified here against collateral fetched here, keys compared with the quote, and the chain's registry must know it. */
-export async function registerRunner(context: Context, body: { statement: Hex; evidence: unknown; registration: { provider: Hex; signature: Hex } }) {
+export async function registerRunner(
+  context: Context,
+  body: { statement: Hex; evidence: unknown; registration: { provider: Hex; signature: Hex } },
+) {
   const { database, domain, settings, now, registry } = context
   let evidence: Evidence
   let collateral: Collateral
@@ -35,14 +46,20 @@ export async function registerRunner(context: Context, body: { statement: Hex; e
   } catch (error) {
     if (error instanceof CollateralUnavailableError) throw new UnavailableError('collateral service', error)
     if (error instanceof EncodingError || error instanceof UnsupportedQuoteError) {
-      throw new AssayError('evidence_refuted', error.message, { extra: { refusals: [{ reason: 'malformed_quote', detail: error.message }] } })
+      throw new AssayError('evidence_refuted', error.message, {
+        extra: { refusals: [{ reason: 'malformed_quote', detail: error.message }] },
+      })
     }
     throw error
   }
   const verdict = await judge(context, evidence, collateral)
   const refuted = (detail: string, refusals: unknown) =>
-    new AssayError('evidence_refuted', detail, { hint: 'See refusals for the check that failed.', extra: { verdict: verdict.verdict, refusals } })
-  if (verdict.verdict !== 'verified') throw refuted(verdict.refusals[0]?.detail ?? 'The evidence does not verify.', verdict.refusals)
+    new AssayError('evidence_refuted', detail, {
+      hint: 'See refusals for the check that failed.',
+      extra: { verdict: verdict.verdict, refusals },
+    })
+  if (verdict.verdict !== 'verified')
+    throw refuted(verdict.refusals[0]?.detail ?? 'The evidence does not verify.', verdict.refusals)
 
   const statement = fromHex(body.statement)
   const checked = checkStatement(statement, {
@@ -67,7 +84,9 @@ export async function registerRunner(context: Context, body: { statement: Hex; e
     throw new UnavailableError('chain', error)
   }
   if (!onChain.active || onChain.provider !== provider) {
-    throw new AssayError('not_registered', `The registry does not have ${signer} active for ${provider}.`, { hint: 'Register on chain first.' })
+    throw new AssayError('not_registered', `The registry does not have ${signer} active for ${provider}.`, {
+      hint: 'Register on chain first.',
+    })
   }
 
   const validUntil = Math.min(verdict.validUntil, Number(checked.statement.notAfter))
@@ -84,7 +103,12 @@ export async function registerRunner(context: Context, body: { statement: Hex; e
     verifiedAt: Math.floor(now() / 1000),
     validUntil,
   }
-  await query(() => database.insert(runners).values({ signer, ...row }).onConflictDoUpdate({ target: runners.signer, set: row }))
+  await query(() =>
+    database
+      .insert(runners)
+      .values({ signer, ...row })
+      .onConflictDoUpdate({ target: runners.signer, set: row }),
+  )
   return { signer, verdict, validUntil: new Date(validUntil * 1000).toISOString() }
 }
 
@@ -99,11 +123,21 @@ const summary = {
   evidenceDigest: runners.evidenceDigest,
   validUntil: runners.validUntil,
 }
-const shown = <T extends { validUntil: number }>(row: T) => ({ ...row, validUntil: new Date(row.validUntil * 1000).toISOString() })
+const shown = <T extends { validUntil: number }>(row: T) => ({
+  ...row,
+  validUntil: new Date(row.validUntil * 1000).toISOString(),
+})
 
 /** Lists runners by key. */
 export async function listRunners({ database }: Context, { cursor, limit }: { cursor?: string; limit: number }) {
-  const rows = await query(() => database.select(summary).from(runners).where(cursor ? gt(runners.signer, cursor) : undefined).orderBy(asc(runners.signer)).limit(limit + 1))
+  const rows = await query(() =>
+    database
+      .select(summary)
+      .from(runners)
+      .where(cursor ? gt(runners.signer, cursor) : undefined)
+      .orderBy(asc(runners.signer))
+      .limit(limit + 1),
+  )
   const page = rows.slice(0, limit)
   return { runners: page.map(shown), nextCursor: rows.length > limit ? page.at(-1)!.signer : null }
 }
@@ -119,7 +153,13 @@ export async function getRunner({ database }: Context, signer: string) {
 export async function getEvidence({ database }: Context, signer: string) {
   const [row] = await query(() =>
     database
-      .select({ statement: runners.statement, evidence: runners.evidence, collateral: runners.collateral, registration: runners.registration, verifiedAt: runners.verifiedAt })
+      .select({
+        statement: runners.statement,
+        evidence: runners.evidence,
+        collateral: runners.collateral,
+        registration: runners.registration,
+        verifiedAt: runners.verifiedAt,
+      })
       .from(runners)
       .where(eq(runners.signer, signer)),
   )

@@ -17,7 +17,10 @@ export const models = pgTable(
     card: text('card').notNull().default(''),
     createdAt,
   },
-  (table) => [index('models_by_owner_name').on(table.owner, table.name, table.position), index('models_by_position').on(table.position)],
+  (table) => [
+    index('models_by_owner_name').on(table.owner, table.name, table.position),
+    index('models_by_position').on(table.position),
+  ],
 )
 
 /** Registered runners, with all that is needed to verify them again. */
@@ -53,5 +56,8 @@ export const receipts = pgTable(
     signature: text('signature').notNull(),
     createdAt,
   },
-  (table) => [primaryKey({ name: 'receipts_pk', columns: [table.channel, table.job] }), index('receipts_by_channel').on(table.channel, table.position)],
+  (table) => [
+    primaryKey({ name: 'receipts_pk', columns: [table.channel, table.job] }),
+    index('receipts_by_channel').on(table.channel, table.position),
+  ],
 )

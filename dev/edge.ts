@@ -1,0 +1,63 @@
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { build } from 'esbuild'
+import { Miniflare } from 'miniflare'
+import pg from 'pg'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+/** Applies the migrations a database has not had yet, each in one transaction. */
+export async function migrate(databaseUrl: string): Promise<void> {
+  const { drizzle } = await import('drizzle-orm/node-postgres')
+  const { migrate: apply } = await import('drizzle-orm/node-postgres/migrator')
+  const pool = new pg.Pool({ connectionString: databaseUrl, max: 1 })
+  try {
+    await apply(drizzle({ client: pool }), { migrationsFolder: join(root, 'migrations') })
+  } finally {
+    await pool.end()
+  }
+}
+
+/** Bundles the Worker as wrangler does: one module for workerd. */
+export async function bundleEdge(): Promise<string> {
+  const { outputFiles } = await build({
+    entryPoints: [join(root, 'functions/index.ts')],
+    bundle: true,
+    write: false,
+    format: 'esm',
+    target: 'es2024',
+    conditions: ['workerd', 'worker', 'browser'],
+    external: ['node:*', 'cloudflare:*'],
+    logLevel: 'error',
+  })
+  return outputFiles[0]!.text
+}
+
+/** Starts the edge in workerd at 127.0.0.1, its objects and artifacts kept under `stateDir`; `vars` are the Worker's settings. */
+export async function startEdge({
+  stateDir,
+  port = 0,
+  vars,
+}: {
+  stateDir: string
+  port?: number
+  vars: Record<string, string>
+}): Promise<{ url: string; dispose: () => Promise<void> }> {
+  const toml = await readFile(join(root, 'wrangler.toml'), 'utf8')
+  const miniflare = new Miniflare({
+    modules: [{ type: 'ESModule', path: 'index.js', contents: await bundleEdge() }],
+    compatibilityDate: /compatibility_date = "([^"]+)"/.exec(toml)![1]!,
+    compatibilityFlags: ['nodejs_compat'],
+    bindings: vars,
+    durableObjects: { MAILBOX: { className: 'Mailbox', useSQLite: true } },
+    durableObjectsPersist: join(stateDir, 'objects'),
+    r2Buckets: ['ARTIFACTS'],
+    r2Persist: join(stateDir, 'artifacts'),
+    host: '127.0.0.1',
+    port,
+    cf: false,
+  })
+  const url = await miniflare.ready
+  return { url: url.origin, dispose: () => miniflare.dispose() }
+}

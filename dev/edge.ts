@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
-import { Miniflare } from 'miniflare'
+import { convertV4MiniflareOptions, Miniflare } from 'miniflare'
 import pg from 'pg'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -45,19 +45,21 @@ export async function startEdge({
   vars: Record<string, string>
 }): Promise<{ url: string; dispose: () => Promise<void> }> {
   const toml = await readFile(join(root, 'wrangler.toml'), 'utf8')
-  const miniflare = new Miniflare({
+  const options = convertV4MiniflareOptions({
     modules: [{ type: 'ESModule', path: 'index.js', contents: await bundleEdge() }],
     compatibilityDate: /compatibility_date = "([^"]+)"/.exec(toml)![1]!,
     compatibilityFlags: ['nodejs_compat'],
     bindings: vars,
     durableObjects: { MAILBOX: { className: 'Mailbox', useSQLite: true } },
-    durableObjectsPersist: join(stateDir, 'objects'),
     r2Buckets: ['ARTIFACTS'],
-    r2Persist: join(stateDir, 'artifacts'),
+    resourcePersistencePath: join(stateDir, 'edge'),
     host: '127.0.0.1',
     port,
     cf: false,
+    logRequests: false,
+    telemetry: { enabled: false },
   })
+  const miniflare = new Miniflare(options)
   const url = await miniflare.ready
   return { url: url.origin, dispose: () => miniflare.dispose() }
 }

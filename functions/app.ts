@@ -84,6 +84,8 @@ const json = <T extends z.ZodType>(schema: T) => ({
   content: { 'application/json': { schema } },
 })
 const responses = { default: { description: 'The answer of docs/http.md, or an RFC 9457 problem' } }
+// Answers of other media types than JSON are passed through as they are.
+const passed = (response: unknown) => response as never
 
 /** Reads a body of at most `limit` bytes. Throws `payload_too_large` as soon as it is longer. */
 async function readBody(request: Request, limit: number): Promise<ArrayBuffer> {
@@ -172,7 +174,7 @@ export function createApp(context: Context) {
     createRoute({ method: 'get', path: '/v1/artifacts/{sha256}', request: { params: artifactParams }, responses }),
     async (c) => {
       const object = await getArtifact(context, c.req.valid('param').sha256)
-      return c.body(object.body as ReadableStream, 200, {
+      return c.body(object.body as unknown as ReadableStream, 200, {
         'content-type': 'application/octet-stream',
         'cache-control': 'public, max-age=31536000, immutable',
       })
@@ -263,10 +265,12 @@ export function createApp(context: Context) {
       })
       const load = response.headers.get('assay-load')
       if (load) noteLoad(context, signer, Number(load))
-      return new Response(response.body as unknown as ReadableStream, {
-        status: response.status,
-        headers: [...response.headers] as [string, string][],
-      })
+      return passed(
+        new Response(response.body as unknown as ReadableStream, {
+          status: response.status,
+          headers: [...response.headers] as [string, string][],
+        }),
+      )
     },
   )
   app.openapi(
@@ -280,7 +284,7 @@ export function createApp(context: Context) {
       const response = await stubOf(signer).fetch(`https://mailbox/socket?runner=${signer}`, {
         headers: { upgrade: 'websocket' },
       })
-      return response as unknown as Response
+      return passed(response)
     },
   )
 

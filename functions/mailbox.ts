@@ -15,6 +15,7 @@ const maxDeadlineMs = 120_000
 const maxUnwritten = 10_000
 
 type Waiting = {
+  key: string
   bodyHash: Uint8Array
   deadline: number
   frame: Promise<Uint8Array>
@@ -107,6 +108,7 @@ export class Mailbox {
     const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>()
     const deadlineMs = Math.min(Math.max(request.deadlineMs, 1_000), maxDeadlineMs)
     const waiting: Waiting = {
+      key,
       bodyHash,
       deadline: Date.now() + deadlineMs,
       frame: promise,

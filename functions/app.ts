@@ -1,4 +1,5 @@
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi'
+import { bodyLimit } from 'hono/body-limit'
 import { cors } from 'hono/cors'
 import type { Hex } from '../protocol/bytes.ts'
 import type { Context } from './context.ts'
@@ -115,10 +116,6 @@ export function createApp(context: Context) {
   app.use(cors({ origin: '*', exposeHeaders: ['x-request-id', 'assay-load'] }))
   app.use(async (c, next) => {
     c.set('requestId', crypto.randomUUID())
-    const length = Number(c.req.header('content-length') ?? 0)
-    if (c.req.header('content-type')?.startsWith('application/json') && length > maxJsonBytes) {
-      throw new AssayError('payload_too_large', `JSON here has at most ${maxJsonBytes} bytes.`)
-    }
     await next()
     // The response of an upgrade is the socket itself and stays as it is.
     if (c.res.status === 101) return
@@ -126,6 +123,13 @@ export function createApp(context: Context) {
     c.header('x-content-type-options', 'nosniff')
     c.header('referrer-policy', 'no-referrer')
   })
+  const limited = bodyLimit({
+    maxSize: maxJsonBytes,
+    onError: () => {
+      throw new AssayError('payload_too_large', `JSON here has at most ${maxJsonBytes} bytes.`)
+    },
+  })
+  for (const path of ['/v1/models', '/v1/runners', '/v1/matches']) app.use(path, limited)
   app.notFound((c) =>
     problem('not_found', `There is no ${c.req.method} ${c.req.path}.`, c.var.requestId, 'See /openapi.json.'),
   )

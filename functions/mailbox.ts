@@ -196,10 +196,7 @@ export class Mailbox {
   async webSocketClose(socket: WorkerSocket): Promise<void> {
     const { runner, replaced } = socket.deserializeAttachment() as { runner: string; replaced: boolean }
     if (replaced) return
-    const lost = new AssayError('runner_unreachable', "The runner's connection was lost.", {
-      hint: 'Retry the same job number: it is charged once at most.',
-    })
-    for (const waiting of this.#byTicket.values()) waiting.fail(lost)
+    this.#failWaiting()
     await this.#announce(runner, { online: false })
   }
 

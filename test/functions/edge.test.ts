@@ -159,6 +159,17 @@ describe('the edge', () => {
   })
 })
 
+describe('limits', () => {
+  test('refuses JSON beyond a mebibyte', async () => {
+    const response = await fetch(`${url}/v1/matches`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ model, colour: 'r'.repeat(1_100_000) }),
+    })
+    expect(response.status).toBe(413)
+  })
+})
+
 describe('the local Neon endpoint', () => {
   test('answers the Neon driver: types, transactions and errors', async () => {
     const { neonConfig } = await import('@neondatabase/serverless')

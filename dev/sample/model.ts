@@ -61,7 +61,8 @@ export function trainDigits({ steps = 12_000, seed = 20_261_121 } = {}): Layer[]
     let gradient = softmax(activations[3]!)
     gradient[digit]! -= 1
     const rate = 0.02 * (1 - step / steps) + 0.001
-    for (let index = 2; index >= 0; index--) gradient = backward(layers[index]!, activations[index]!, gradient, rate) as Float32Array<ArrayBuffer>
+    for (let index = 2; index >= 0; index--)
+      gradient = backward(layers[index]!, activations[index]!, gradient, rate) as Float32Array<ArrayBuffer>
   }
   return layers
 }
@@ -79,7 +80,12 @@ export function accuracy(layers: Layer[], { samples = 2_000, seed = 7 } = {}): n
 }
 
 /** Writes fully connected layers as ONNX: ReLU between, softmax at the end, a free batch dimension. */
-export function writeMlp(name: string, layers: Layer[], input = 'pixels', output = 'probabilities'): Uint8Array<ArrayBuffer> {
+export function writeMlp(
+  name: string,
+  layers: Layer[],
+  input = 'pixels',
+  output = 'probabilities',
+): Uint8Array<ArrayBuffer> {
   const nodes: Node[] = layers.flatMap((_, index) => {
     const from = index === 0 ? input : `relu${index - 1}`
     const gemm: Node = { op: 'Gemm', inputs: [from, `w${index}`, `b${index}`], outputs: [`gemm${index}`] }
@@ -108,8 +114,16 @@ export function randomMlp(widths: readonly number[], seed = 1): Layer[] {
 }
 
 /** Builds the sample model, and one drawn digit to ask it about. */
-export function sampleModel(): { graph: Uint8Array<ArrayBuffer>; layers: Layer[]; example: { digit: number; pixels: Float32Array } } {
+export function sampleModel(): {
+  graph: Uint8Array<ArrayBuffer>
+  layers: Layer[]
+  example: { digit: number; pixels: Float32Array }
+} {
   const layers = trainDigits()
   const digit = 7
-  return { graph: writeMlp('assay-digits', layers), layers, example: { digit, pixels: drawDigit(digit, createRandom(42)) } }
+  return {
+    graph: writeMlp('assay-digits', layers),
+    layers,
+    example: { digit, pixels: drawDigit(digit, createRandom(42)) },
+  }
 }

@@ -30,13 +30,20 @@ export type Node = { op: string; inputs: string[]; outputs: string[]; attributes
 export type Weights = { name: string; shape: number[]; data: Float32Array }
 
 function valueInfo(field: number, { name, elementType, shape }: ValueSpec): Uint8Array {
-  const dimensions = shape.map((dimension) => message(1, typeof dimension === 'number' ? int(1, dimension) : text(2, dimension)))
+  const dimensions = shape.map((dimension) =>
+    message(1, typeof dimension === 'number' ? int(1, dimension) : text(2, dimension)),
+  )
   return message(field, text(1, name), message(2, message(1, int(1, elementType), message(2, ...dimensions))))
 }
 
 function attribute(name: string, value: number | number[]): Uint8Array {
   const list = Array.isArray(value)
-  return message(5, text(1, name), ...(list ? value.map((entry) => int(8, entry)) : [int(3, value)]), int(20, list ? 7 : 2))
+  return message(
+    5,
+    text(1, name),
+    ...(list ? value.map((entry) => int(8, entry)) : [int(3, value)]),
+    int(20, list ? 7 : 2),
+  )
 }
 
 /** Writes a model. */

@@ -1,0 +1,160 @@
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { tensorsFromJson } from '../protocol/oip.ts'
+import type { Tensor } from '../protocol/tensors.ts'
+import { developmentKey } from './keys.ts'
+import { takeLock } from './lock.ts'
+import { type LocalState, type Marketplace, startMarketplace } from './marketplace.ts'
+import { createProgress, StepError } from './progress.ts'
+import { sampleModel } from './sample/model.ts'
+import { type Offer, sellOne } from './story.ts'
+
+const usage = `Usage: npm start -- [--once] [--json] [--model model.onnx --input tensors.json] [--state folder]
+
+  --once    sells one inference and leaves nothing running
+  --json    prints the facts as one JSON object on the last line
+  --model   sells this ONNX model instead of the sample; needs --input
+  --input   tensors as { "inputs": [{ "name", "shape", "datatype", "data" }] }
+  --state   keeps state here instead of in .assay
+`
+
+function readArguments() {
+  try {
+    const { values } = parseArgs({
+      options: {
+        once: { type: 'boolean', default: false },
+        json: { type: 'boolean', default: false },
+        model: { type: 'string' },
+        input: { type: 'string' },
+        state: { type: 'string' },
+        help: { type: 'boolean', default: false },
+      },
+    })
+    if (values.help) {
+      process.stdout.write(usage)
+      process.exit(0)
+    }
+    if ((values.model === undefined) !== (values.input === undefined))
+      throw new Error('--model and --input belong together.')
+    return values
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n\n${usage}`)
+    process.exit(2)
+  }
+}
+
+function readOffer(model: string | undefined, input: string | undefined): Offer {
+  if (model === undefined || input === undefined) {
+    const { graph, example } = sampleModel()
+    const pixels: Tensor = {
+      name: 'pixels',
+      datatype: 'FP32',
+      shape: [1, 64],
+      data: new Uint8Array(example.pixels.buffer),
+    }
+    const card = readFileSync(join(import.meta.dirname, 'sample/README.md'), 'utf8')
+    return { graph, name: 'digits', card, price: 1_000n, royaltyBps: 1_000, inputs: [pixels] }
+  }
+  const name =
+    basename(model, '.onnx')
+      .toLowerCase()
+      .replace(/[^a-z0-9._-]+/g, '-')
+      .replace(/^[^a-z0-9]+/, '') || 'model'
+  return {
+    graph: new Uint8Array(readFileSync(model)),
+    name,
+    card: '',
+    price: 1_000n,
+    royaltyBps: 1_000,
+    inputs: tensorsFromJson(JSON.parse(readFileSync(input, 'utf8'))),
+  }
+}
+
+const options = readArguments()
+const home = options.state ?? join(import.meta.dirname, '../.assay')
+// A single sale keeps nothing, so that it neither disturbs nor depends on a marketplace that is up.
+const stateDir = options.once ? join(home, `once-${process.pid}`) : home
+const { progress, timings } = createProgress((text) => process.stderr.write(text))
+
+let marketplace: Marketplace | undefined
+let release: () => void = () => {}
+let ending: Promise<void> | undefined
+
+function end(): Promise<void> {
+  ending ??= (async () => {
+    await marketplace?.stop()
+    release()
+    if (options.once) rmSync(stateDir, { recursive: true, force: true })
+    else rmSync(join(home, 'state.json'), { force: true })
+  })()
+  return ending
+}
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.on(signal, () => {
+    process.stderr.write('assay  stopping …\n')
+    end().then(() => process.exit(options.once ? 1 : 0))
+  })
+}
+
+function tell(story: Awaited<ReturnType<typeof sellOne>>): void {
+  const { verdict, settled, receipt } = story
+  const lines = [
+    ['model', story.modelDigest],
+    ['runner', story.runner],
+    ['verdict', `${verdict.verdict}: ${verdict.tee} quote on a ${verdict.root} root, TCB ${verdict.tcbStatus}`],
+    ['workload', verdict.workload ?? ''],
+    ['price', `${receipt.price} (running total ${receipt.cumulative})`],
+    ['output', JSON.stringify(story.output).slice(0, 200)],
+    ['receipt', `job ${receipt.job} of channel ${receipt.channel.slice(0, 18)}…, verified`],
+    ['paid', `provider ${settled.provider}, publisher ${settled.publisher}, fee ${settled.fee}`],
+    ['transaction', `${settled.tx} (${settled.gasUsed} gas)`],
+  ]
+  process.stdout.write(`\n${lines.map(([name, value]) => `  ${name!.padEnd(12)}${value}`).join('\n')}\n`)
+  if (verdict.root === 'development')
+    process.stdout.write('\n  The TEE is simulated: this verdict stands on a development root that anyone can forge.\n')
+}
+
+try {
+  const offer = await progress('preparing model', async () => readOffer(options.model, options.input))
+  mkdirSync(stateDir, { recursive: true })
+  release = takeLock(join(stateDir, 'lock'))
+  const started = await startMarketplace({ stateDir, progress })
+  marketplace = started
+  const runner = await progress('attesting runner', () => started.startRunner())
+  const story = await sellOne(started, runner, offer, progress)
+  if (!options.json) tell(story)
+  writeFileSync(join(home, 'bundle.json'), `${JSON.stringify(story.bundle, null, 2)}\n`)
+  if (options.once) await end()
+  if (options.json) {
+    const { bundle: _, ...facts } = story
+    process.stdout.write(`${JSON.stringify({ ...facts, timings })}\n`)
+  }
+  if (options.once) process.exit(0)
+
+  const state: LocalState = {
+    edge: started.edgeUrl,
+    rpc: started.rpcUrl,
+    chainId: started.chain.chainId,
+    contracts: started.contracts,
+    developmentRoot: started.developmentRoot,
+    keys: {
+      publisher: developmentKey('publisher'),
+      buyer: developmentKey('buyer'),
+      provider: developmentKey('provider'),
+    },
+  }
+  writeFileSync(join(home, 'state.json'), `${JSON.stringify(state, null, 2)}\n`, { mode: 0o600 })
+  process.stderr.write(
+    `\nassay  up: edge ${started.edgeUrl}, chain ${started.rpcUrl}. Try \`npx assay models\`. Ctrl-C stops everything.\n`,
+  )
+  runner.child.once('exit', () => {
+    if (!ending) process.stderr.write('assay  the runner has ended; run npm start again to bring it back.\n')
+  })
+} catch (error) {
+  const step = error instanceof StepError ? error : new StepError('start', error)
+  process.stderr.write(`assay  ${step.message}\n`)
+  await end()
+  if (options.json) process.stdout.write(`${JSON.stringify({ error: step.message, step: step.step, timings })}\n`)
+  process.exit(1)
+}

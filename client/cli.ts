@@ -1,0 +1,298 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { parseArgs } from 'node:util'
+import {
+  type Account,
+  createPublicClient,
+  createWalletClient,
+  defineChain,
+  http,
+  type PublicClient,
+  type WalletClient,
+} from 'viem'
+import { privateKeyToAccount } from 'viem/accounts'
+import { type Bundle, verifyBundle } from '../protocol/bundle.ts'
+import { EncodingError, fromBase64, fromHex, type Hex } from '../protocol/bytes.ts'
+import { defaultPolicy, type Roots, vendorRoots } from '../protocol/evidence/index.ts'
+import { developmentRoots } from '../protocol/evidence/roots.development.ts'
+import { tensorsFromJson, tensorToJson } from '../protocol/oip.ts'
+import { receiptToJson } from '../protocol/receipt.ts'
+import { createSigner } from '../protocol/secp256k1.ts'
+import { Assay } from './assay.ts'
+import { connectEdge, type ModelJson, type Network } from './edge.ts'
+import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
+import { depositTokens, readBalance } from './escrow.ts'
+import { publishModel } from './publish.ts'
+
+const usage = `assay <command> [--json]
+
+  publish <model.onnx> [--name n] [--price p] [--royalty bps] [--card file]   lists a model
+  models                                                    lists what is for sale
+  runners                                                   lists the machines and their verdicts
+  buy <model> --input tensors.json [--max-price p] [--bundle file]   buys one verified inference
+  verify <bundle.json> [--development-root base64]          checks a kept bundle, offline
+  balance [--of publisher|buyer|provider]                   shows money in wallet and escrow
+  deposit <amount>                                          deposits for the buyer
+
+Prices and amounts are in the token's smallest unit. A model is named by digest, owner/name or name.
+Settings: ASSAY_EDGE, ASSAY_RPC, ASSAY_KEY, ASSAY_DEVELOPMENT_ROOT; without them, the marketplace that \`npm start\` left up.
+Exit codes: 0 done or verified, 1 refuted or failed, 2 unknown or wrong usage.
+
+  assay buy digits --input tensors.json --bundle kept.json
+  assay verify kept.json
+`
+
+/** Reports a command that was typed wrong; ends with exit code 2. */
+class UsageError extends Error {
+  override name = 'UsageError'
+}
+
+type LocalState = { edge: string; rpc: string; chainId: number; developmentRoot: string; keys: Record<string, Hex> }
+
+function readState(): LocalState | null {
+  try {
+    return JSON.parse(readFileSync(join(import.meta.dirname, '../.assay/state.json'), 'utf8')) as LocalState
+  } catch {
+    return null
+  }
+}
+
+const state = readState()
+
+function setting(name: 'ASSAY_EDGE' | 'ASSAY_RPC', local: string | undefined): string {
+  const value = process.env[name] ?? local
+  if (!value)
+    throw new UsageError(
+      `No marketplace is up here and ${name} is not set. Run \`npm start\` in another terminal, or set ${name}.`,
+    )
+  return value
+}
+
+function keyOf(party: string): Hex {
+  const key = process.env.ASSAY_KEY ?? state?.keys[party]
+  if (!key || !/^0x[0-9a-fA-F]{64}$/.test(key))
+    throw new UsageError('Set ASSAY_KEY to a private key: 0x and 64 hex digits.')
+  return key as Hex
+}
+
+function rootsFor(chainId: number, given?: string): Roots[] {
+  const development = given ?? process.env.ASSAY_DEVELOPMENT_ROOT ?? state?.developmentRoot
+  return development ? [vendorRoots, developmentRoots({ chainId, intel: fromBase64(development) })] : [vendorRoots]
+}
+
+const edgeUrl = () => setting('ASSAY_EDGE', state?.edge)
+const edge = () => connectEdge(edgeUrl())
+
+function wallet(party: string, chainId: number) {
+  const rpc = setting('ASSAY_RPC', state?.rpc)
+  const chain = defineChain({
+    id: chainId,
+    name: 'chain',
+    nativeCurrency: { name: 'Ether', symbol: 'ETH', decimals: 18 },
+    rpcUrls: { default: { http: [rpc] } },
+  })
+  const account = privateKeyToAccount(keyOf(party))
+  return {
+    publicClient: createPublicClient({ chain, transport: http(rpc), pollingInterval: 200 }) as PublicClient,
+    wallet: createWalletClient({ account, chain, transport: http(rpc) }) as WalletClient & { account: Account },
+  }
+}
+
+function amount(text: string | undefined, what: string): bigint {
+  if (!text || !/^\d{1,38}$/.test(text))
+    throw new UsageError(`${what} takes a whole number in the token's smallest unit.`)
+  return BigInt(text)
+}
+
+function file(path: string | undefined, what: string): Buffer {
+  if (!path) throw new UsageError(`Name ${what}.`)
+  try {
+    return readFileSync(path)
+  } catch {
+    throw new UsageError(`${path} cannot be read.`)
+  }
+}
+
+function json(path: string | undefined, what: string): unknown {
+  const bytes = file(path, what)
+  try {
+    return JSON.parse(bytes.toString('utf8'))
+  } catch {
+    throw new UsageError(`${path} is not JSON.`)
+  }
+}
+
+const options = {
+  json: { type: 'boolean', default: false },
+  help: { type: 'boolean', default: false },
+  name: { type: 'string' },
+  version: { type: 'string' },
+  licence: { type: 'string' },
+  price: { type: 'string' },
+  royalty: { type: 'string' },
+  card: { type: 'string' },
+  input: { type: 'string' },
+  'max-price': { type: 'string' },
+  bundle: { type: 'string' },
+  of: { type: 'string' },
+  'development-root': { type: 'string' },
+} as const
+
+type Values = ReturnType<typeof parseArgs<{ options: typeof options; allowPositionals: true }>>['values']
+type Outcome = { result: unknown; lines: string[]; exit?: number }
+
+const commands: Record<string, (argument: string | undefined, values: Values) => Promise<Outcome>> = {
+  async publish(path, values) {
+    const graph = new Uint8Array(file(path, 'the ONNX file to publish'))
+    const connection = edge()
+    const model = await publishModel(connection, {
+      graph,
+      name: values.name ?? basename(path!, '.onnx').toLowerCase(),
+      version: values.version ?? new Date().toISOString().slice(0, 10),
+      licence: values.licence ?? 'unstated',
+      card: values.card ? file(values.card, 'a card').toString('utf8') : '',
+      price: amount(values.price ?? '1000', '--price'),
+      royaltyBps: Number(amount(values.royalty ?? '1000', '--royalty')),
+      signer: createSigner(fromHex(keyOf('publisher'), 32)),
+      network: await connection.json<Network>('/v1/network'),
+      now: Date.now,
+    })
+    return {
+      result: model,
+      lines: [`${model.name} ${model.version} is listed at ${model.listing.price}`, model.digest],
+    }
+  },
+
+  async models() {
+    const { models } = await edge().json<{ models: ModelJson[] }>('/v1/models?limit=100')
+    return {
+      result: models,
+      lines: models.map(
+        ({ digest, owner, name, listing }) => `${digest}  ${listing.price.padStart(8)}  ${owner}/${name}`,
+      ),
+    }
+  },
+
+  async runners() {
+    type Row = {
+      signer: string
+      online: boolean
+      models: string[]
+      validUntil: string
+      verdict: { verdict: string; tee: string; root: string; tcbStatus: string }
+    }
+    const { runners } = await edge().json<{ runners: Row[] }>('/v1/runners?limit=100')
+    const lines = runners.map(
+      ({ signer, online, models, verdict }) =>
+        `${signer}  ${online ? 'online ' : 'offline'}  ${verdict.verdict} (${verdict.tee}, ${verdict.root} root, ${verdict.tcbStatus})  ${models.length} models`,
+    )
+    return { result: runners, lines }
+  },
+
+  async buy(reference, values) {
+    if (!reference) throw new UsageError('Name the model to buy from.')
+    const tensors = tensorsFromJson(json(values.input, 'the tensors with --input'))
+    const network = await edge().json<Network>('/v1/network')
+    const buyer = new Assay({
+      edge: edgeUrl(),
+      signer: createSigner(fromHex(keyOf('buyer'), 32)),
+      network,
+      roots: rootsFor(network.chainId),
+    })
+    const answer = await buyer.infer(
+      reference,
+      tensors,
+      values['max-price'] ? { maxPrice: amount(values['max-price'], '--max-price') } : {},
+    )
+    if (values.bundle) writeFileSync(values.bundle, `${JSON.stringify(answer.bundle({ reveal: true }), null, 2)}\n`)
+    const outputs = answer.outputs.map(tensorToJson)
+    const { verdict } = answer
+    return {
+      result: {
+        outputs,
+        price: answer.price.toString(),
+        runner: answer.runner,
+        receipt: receiptToJson(answer.receipt),
+        receiptVerified: true,
+        verdict,
+      },
+      lines: [
+        ...outputs.map(
+          ({ name, shape, data }) => `${name} [${shape.join(', ')}] ${JSON.stringify(data).slice(0, 400)}`,
+        ),
+        `paid ${answer.price} to runner ${answer.runner}; ${verdict.tee} on a ${verdict.root} root, TCB ${verdict.tcbStatus}; receipt verified`,
+      ],
+    }
+  },
+
+  async verify(path, values) {
+    const bundle = json(path, 'the bundle to verify') as Bundle
+    const { verdict, checks } = await verifyBundle(bundle, {
+      roots: rootsFor(bundle.chainId, values['development-root']),
+      policy: defaultPolicy,
+    })
+    const marks = { passed: '✓', failed: '✗', unknown: '?' }
+    return {
+      result: { verdict, checks },
+      lines: [...checks.map(({ check, status, detail }) => `${marks[status]} ${check}: ${detail}`), verdict],
+      exit: { verified: 0, refuted: 1, unknown: 2 }[verdict],
+    }
+  },
+
+  async balance(_, values) {
+    const network = await edge().json<Network>('/v1/network')
+    const { publicClient, wallet: own } = wallet(values.of ?? 'buyer', network.chainId)
+    const balance = await readBalance({ publicClient, contracts: network, address: own.account.address })
+    return {
+      result: balance,
+      lines: Object.entries(balance).map(([name, value]) => `${name.padEnd(20)}${value ?? '-'}`),
+    }
+  },
+
+  async deposit(text) {
+    const value = amount(text, 'deposit')
+    const network = await edge().json<Network>('/v1/network')
+    const hash = await depositTokens({ ...wallet('buyer', network.chainId), contracts: network, amount: value })
+    return { result: { transaction: hash, amount: value.toString() }, lines: [`deposited ${value} in ${hash}`] }
+  },
+}
+
+function explain(error: unknown): { code: string; message: string; exit: number } {
+  if (error instanceof UsageError) return { code: 'usage', message: error.message, exit: 2 }
+  if (error instanceof VerificationError) return { code: error.reason, message: error.message, exit: 1 }
+  if (error instanceof EdgeError) return { code: error.code, message: error.message, exit: 1 }
+  if (error instanceof JobFailedError)
+    return { code: 'job_failed', message: `${error.message} Nothing was charged.`, exit: 1 }
+  if (error instanceof EncodingError || error instanceof Error)
+    return { code: 'failed', message: error.message, exit: 1 }
+  return { code: 'failed', message: String(error), exit: 1 }
+}
+
+let asJson = process.argv.includes('--json')
+try {
+  let parsed: { values: Values; positionals: string[] }
+  try {
+    parsed = parseArgs({ options, allowPositionals: true })
+  } catch (error) {
+    throw new UsageError((error as Error).message)
+  }
+  const [command, argument, ...more] = parsed.positionals
+  asJson = parsed.values.json ?? false
+  if (parsed.values.help) {
+    process.stdout.write(usage)
+    process.exit(0)
+  }
+  const run = command === undefined ? undefined : commands[command]
+  if (!run || more.length > 0)
+    throw new UsageError(
+      `${command ? `"${parsed.positionals.join(' ')}" is not a command.` : 'Name a command.'}\n\n${usage}`,
+    )
+  const { result, lines, exit = 0 } = await run(argument, parsed.values)
+  process.stdout.write(asJson ? `${JSON.stringify(result)}\n` : `${lines.join('\n')}\n`)
+  process.exitCode = exit
+} catch (error) {
+  const { code, message, exit } = explain(error)
+  if (asJson) process.stdout.write(`${JSON.stringify({ error: { code, message } })}\n`)
+  process.stderr.write(`${message}\n`)
+  process.exitCode = exit
+}

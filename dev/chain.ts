@@ -1,9 +1,21 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdir } from 'node:fs/promises'
+import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { createPublicClient, createTestClient, http, type PublicClient, type TestClient } from 'viem'
 import { anvil } from 'viem/chains'
 import { freePort, stopProcess, untilReady } from './processes.ts'
+
+/** Finds anvil itself: npm's launcher stands in front of it and would take the signals meant for it. */
+function anvilBinary(): string {
+  const require = createRequire(import.meta.url)
+  const arch = process.arch === 'x64' ? 'amd64' : process.arch
+  try {
+    return require.resolve(`@foundry-rs/anvil-${process.platform}-${arch}/bin/anvil`)
+  } catch {
+    return join(import.meta.dirname, '../node_modules/.bin/anvil')
+  }
+}
 
 /** Holds a running local EVM chain and clients for it. */
 export type Chain = {
@@ -23,7 +35,7 @@ export async function startChain({ stateDir, port }: { stateDir?: string; port?:
     // Written every second as well as on exit, so that a killed chain loses at most a second.
     args.push('--state', join(stateDir, 'anvil.json'), '--state-interval', '1')
   }
-  const child: ChildProcess = spawn(join(import.meta.dirname, '../node_modules/.bin/anvil'), args, {
+  const child: ChildProcess = spawn(anvilBinary(), args, {
     stdio: ['ignore', 'ignore', 'pipe'],
   })
   const rpcUrl = `http://127.0.0.1:${chosen}`

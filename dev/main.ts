@@ -6,7 +6,7 @@ import type { Tensor } from '../protocol/tensors.ts'
 import { developmentKey } from './keys.ts'
 import { takeLock } from './lock.ts'
 import { type LocalState, type Marketplace, startMarketplace } from './marketplace.ts'
-import { createProgress, StepError } from './progress.ts'
+import { createProgress, type Progress, StepError } from './progress.ts'
 import { sampleModel } from './sample/model.ts'
 import { type Offer, sellOne } from './story.ts'
 
@@ -90,12 +90,23 @@ function end(): Promise<void> {
   })()
   return ending
 }
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.on(signal, () => {
-    process.stderr.write('assay  stopping …\n')
-    end().then(() => process.exit(options.once ? 1 : 0))
-  })
+
+/** Makes this the only one to hear Ctrl-C: the database's and the Worker runtime's packages each bring a hook that ends the process while the rest still runs. */
+function takeSignals(): void {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.removeAllListeners(signal)
+    process.on(signal, () => {
+      if (!ending) process.stderr.write('assay  stopping …\n')
+      end().then(() => process.exit(options.once ? 1 : 0))
+    })
+  }
 }
+const step: Progress = async (name, work) => {
+  const result = await progress(name, work)
+  takeSignals()
+  return result
+}
+takeSignals()
 
 function tell(story: Awaited<ReturnType<typeof sellOne>>): void {
   const { verdict, settled, receipt } = story
@@ -116,13 +127,13 @@ function tell(story: Awaited<ReturnType<typeof sellOne>>): void {
 }
 
 try {
-  const offer = await progress('preparing model', async () => readOffer(options.model, options.input))
+  const offer = await step('preparing model', async () => readOffer(options.model, options.input))
   mkdirSync(stateDir, { recursive: true })
   release = takeLock(join(stateDir, 'lock'))
-  const started = await startMarketplace({ stateDir, progress })
+  const started = await startMarketplace({ stateDir, progress: step })
   marketplace = started
-  const runner = await progress('attesting runner', () => started.startRunner())
-  const story = await sellOne(started, runner, offer, progress)
+  const runner = await step('attesting runner', () => started.startRunner())
+  const story = await sellOne(started, runner, offer, step)
   if (!options.json) tell(story)
   writeFileSync(join(home, 'bundle.json'), `${JSON.stringify(story.bundle, null, 2)}\n`)
   if (options.once) await end()
@@ -152,9 +163,9 @@ try {
     if (!ending) process.stderr.write('assay  the runner has ended; run npm start again to bring it back.\n')
   })
 } catch (error) {
-  const step = error instanceof StepError ? error : new StepError('start', error)
-  process.stderr.write(`assay  ${step.message}\n`)
+  const failure = error instanceof StepError ? error : new StepError('start', error)
+  process.stderr.write(`assay  ${failure.message}\n`)
   await end()
-  if (options.json) process.stdout.write(`${JSON.stringify({ error: step.message, step: step.step, timings })}\n`)
+  if (options.json) process.stdout.write(`${JSON.stringify({ error: failure.message, step: failure.step, timings })}\n`)
   process.exit(1)
 }

@@ -77,7 +77,11 @@ async function deployOrFind(
   if (existsSync(file)) {
     const contracts = JSON.parse(readFileSync(file, 'utf8')) as Contracts
     const code = await chain.publicClient.getCode({ address: contracts.escrow })
-    if (code) return { contracts, fresh: false }
+    if (code) {
+      // A restored chain has forgotten its block hashes, and a quote's nonce is a recent one.
+      await chain.testClient.mine({ blocks: 2 })
+      return { contracts, fresh: false }
+    }
   }
   const artifacts = await progress('compiling contracts', async () => buildContracts())
   const contracts = await progress('deploying contracts', async () => {
@@ -148,7 +152,8 @@ async function spawnRunner(environment: Record<string, string>, onLog: (line: st
       rest = lines.pop()!
       for (const line of lines) {
         onLog(line)
-        const event = JSON.parse(line) as { event: string; signer: Hex; controlPort: number }
+        const event = JSON.parse(line) as { event: string; signer: Hex; controlPort: number; message?: string }
+        if (event.event === 'setup_failed') errors = event.message ?? ''
         if (event.event !== 'ready') continue
         clearTimeout(timer)
         resolve(event)

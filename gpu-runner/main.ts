@@ -28,6 +28,12 @@ import type { Tee } from './tee/tee.ts'
 const config = readConfig(process.env)
 const log = createLog((line) => process.stdout.write(line))
 const now = Date.now
+
+// A library's error may carry the whole call it failed at; its first line says why without that.
+process.on('uncaughtException', (error: Error & { shortMessage?: string }) => {
+  log('setup_failed', { message: error.shortMessage ?? error.message.split('\n')[0] ?? 'unknown' })
+  process.exit(1)
+})
 mkdirSync(config.ASSAY_STATE, { recursive: true, mode: 0o700 })
 
 async function edge(path: string, init?: RequestInit): Promise<Response> {

@@ -23,6 +23,7 @@ import { connectEdge, type ModelJson, type Network } from './edge.ts'
 import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
 import { depositTokens, readBalance } from './escrow.ts'
 import { publishModel } from './publish.ts'
+import { tryModel } from './tryModel.ts'
 
 const usage = `assay <command> [--json]
 
@@ -156,6 +157,7 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
       signer: createSigner(fromHex(keyOf('publisher'), 32)),
       network: await connection.json<Network>('/v1/network'),
       now: Date.now,
+      check: tryModel,
     })
     return {
       result: model,

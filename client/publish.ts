@@ -23,6 +23,8 @@ export type Publication = {
   network: Network
   /** Gives unix milliseconds. */
   now: () => number
+  /** Tries the model before anything is uploaded; throws to refuse it with a reason. */
+  check?: (graph: Uint8Array) => Promise<void>
   /** How long the listing stands, in seconds; a year unless given. */
   validSeconds?: number
 }
@@ -35,6 +37,7 @@ async function digestOf(data: Uint8Array): Promise<string> {
 export async function publishModel(edge: Edge, publication: Publication): Promise<ModelJson> {
   const { graph, external = [], signer, network, now } = publication
   const info = readGraph(graph)
+  await publication.check?.(graph)
   const files = await Promise.all(
     [{ path: 'model.onnx', data: graph }, ...external].map(async ({ path, data }) => ({
       path,

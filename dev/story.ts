@@ -3,6 +3,7 @@ import { privateKeyToAccount } from 'viem/accounts'
 import { Assay, type Inference } from '../client/assay.ts'
 import { depositTokens } from '../client/escrow.ts'
 import { publishModel } from '../client/publish.ts'
+import { tryModel } from '../client/tryModel.ts'
 import { escrowAbi } from '../contracts/abi.ts'
 import { verifyBundle } from '../protocol/bundle.ts'
 import { fromBase64, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
@@ -87,6 +88,7 @@ export async function sellOne(marketplace: Marketplace, runner: RunnerProcess, o
       signer: createSigner(fromHex(developmentKey('publisher'), 32)),
       network,
       now: Date.now,
+      check: tryModel,
     }),
   )
   await progress('admitting model', async () => {

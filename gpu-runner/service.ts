@@ -138,7 +138,13 @@ export class JobService {
       const known = this.#deps.journal.find(channel.id, request.job)
       return {
         known,
-        decision: checkJob(channel, request.job, bodyHash, known?.bodyHash ?? null, Math.floor(this.#deps.now() / 1000)),
+        decision: checkJob(
+          channel,
+          request.job,
+          bodyHash,
+          known?.bodyHash ?? null,
+          Math.floor(this.#deps.now() / 1000),
+        ),
       }
     }
 

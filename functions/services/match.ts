@@ -38,10 +38,13 @@ type Directory = { readAt: number; candidates: Candidate[]; listings: Map<string
 const freshMs = 1_000
 const directories = new WeakMap<object, Directory>()
 
-/** Reads the directory of runners that are online and attested, at most once a second per isolate. */
-async function readDirectory({ database, now }: Context): Promise<Directory> {
+/** How old a directory without a fitting runner may be before it is read again, in milliseconds: one that has just come should not be missed for a second. */
+const emptyMs = 100
+
+/** Reads the directory of runners that are online and attested, unless the isolate's copy is younger than `maxAgeMs`. */
+async function readDirectory({ database, now }: Context, maxAgeMs: number): Promise<Directory> {
   const known = directories.get(database)
-  if (known && now() - known.readAt < freshMs) return known
+  if (known && now() - known.readAt < maxAgeMs) return known
   const rows = await query(() =>
     database
       .select({
@@ -113,7 +116,11 @@ export async function matchRunner(
   const { database, now, random, settings } = context
   let directory: Directory
   try {
-    directory = await readDirectory(context)
+    directory = await readDirectory(context, freshMs)
+    const serves = directory.candidates.some(
+      (candidate) => mismatch(candidate, model, requirements, Math.floor(now() / 1000)) === null,
+    )
+    if (!serves) directory = await readDirectory(context, emptyMs)
   } catch (error) {
     if (error instanceof UnavailableError) throw error
     throw new UnavailableError('directory', error)

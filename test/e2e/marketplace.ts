@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import type { Assay } from '../../client/assay.ts'
 import { depositTokens } from '../../client/escrow.ts'
 import { publishModel } from '../../client/publish.ts'
+import { tryModel } from '../../client/tryModel.ts'
 import { developmentKey } from '../../dev/keys.ts'
 import { type Marketplace, type RunnerProcess, startMarketplace, walletOf } from '../../dev/marketplace.ts'
 import { fromHex, type Hex } from '../../protocol/bytes.ts'
@@ -41,6 +42,7 @@ export async function list(
     signer: createSigner(fromHex(developmentKey('publisher'), 32)),
     network: await buyer.network(),
     now: Date.now,
+    check: tryModel,
   })
   await admit(runner, digest)
   return digest

@@ -27,9 +27,29 @@ export type Chain = {
 }
 
 /** Starts anvil with the Osaka rules (P-256 precompile) on a free port; with `stateDir`, state is kept there between runs. Throws when it does not answer within 20 s. */
-export async function startChain({ stateDir, port }: { stateDir?: string; port?: number } = {}): Promise<Chain> {
+export async function startChain({
+  stateDir,
+  port,
+  chainId = anvil.id,
+}: {
+  stateDir?: string
+  port?: number
+  chainId?: number
+} = {}): Promise<Chain> {
   const chosen = port ?? (await freePort())
-  const args = ['--port', String(chosen), '--host', '127.0.0.1', '--hardfork', 'osaka', '--accounts', '1', '--silent']
+  const args = [
+    '--port',
+    String(chosen),
+    '--host',
+    '127.0.0.1',
+    '--hardfork',
+    'osaka',
+    '--accounts',
+    '1',
+    '--silent',
+    '--chain-id',
+    String(chainId),
+  ]
   if (stateDir) {
     await mkdir(stateDir, { recursive: true })
     // Written every second as well as on exit, so that a killed chain loses at most a second.
@@ -47,6 +67,6 @@ export async function startChain({ stateDir, port }: { stateDir?: string; port?:
     cacheTime: 0,
   }) as PublicClient
   const testClient = createTestClient({ chain: anvil, mode: 'anvil', transport }) as TestClient
-  await untilReady('chain', child, 20_000, async () => (await publicClient.getChainId()) === anvil.id)
-  return { rpcUrl, chainId: anvil.id, publicClient, testClient, stop: () => stopProcess(child) }
+  await untilReady('chain', child, 20_000, async () => (await publicClient.getChainId()) === chainId)
+  return { rpcUrl, chainId, publicClient, testClient, stop: () => stopProcess(child) }
 }

@@ -129,7 +129,9 @@ export function connectChain({
         .catch(() => false)
     },
     async recentBlock() {
-      const { number, hash } = await publicClient.getBlock()
+      // The block before the newest: a node that simulates inside the newest block cannot see that one's own hash.
+      const newest = await publicClient.getBlockNumber()
+      const { number, hash } = await publicClient.getBlock({ blockNumber: newest - 1n })
       return { number, hash }
     },
     async register({ quote, statement, nonceBlock, signerKey, signature }) {

@@ -1,0 +1,348 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { attestedInferenceAbi, escrowAbi, testTokenAbi } from '../../contracts/abi.ts'
+import { toHex } from '../../protocol/bytes.ts'
+import { sha256 } from '../../protocol/hash.ts'
+import { detailDigest } from '../../protocol/receipt.ts'
+import { openContracts, signerOf } from './setup.ts'
+
+type Setup = Awaited<ReturnType<typeof openContracts>>
+
+// In the contract's order.
+const status = {
+  settled: 0,
+  partial: 1,
+  nothingNew: 2,
+  badVoucher: 3,
+  badReceipt: 4,
+  runnerInactive: 5,
+  expired: 6,
+  badTerms: 7,
+  noFunds: 8,
+} as const
+
+describe('Escrow', () => {
+  let it: Setup
+  let snapshot: `0x${string}`
+  const runner = signerOf('runner')
+  const other = signerOf('second runner')
+  beforeAll(async () => {
+    it = await openContracts()
+    await it.registerPck()
+    await it.register(runner)
+    await it.register(other)
+    await it.fund('buyer', 10_000n)
+    snapshot = await it.testClient.snapshot()
+  })
+  beforeEach(async () => {
+    await it.testClient.revert({ id: snapshot })
+    snapshot = await it.testClient.snapshot()
+  })
+  afterAll(async () => {
+    await it?.chain.stop()
+  })
+  const earned = (party: string) => it.read<bigint>('earnings', [signerOf(party).address])
+  const deposit = async () =>
+    (await it.read<readonly [bigint, bigint, bigint]>('accounts', [signerOf('buyer').address]))[0]
+  const one = async (change: Parameters<Setup['claim']>[1], terms: Parameters<Setup['terms']>[1] = {}) =>
+    it.claim(await it.terms(runner, terms), change)
+
+  test.each([
+    [1_000n, 1_000n, 1_000n],
+    [1_000n, 700n, 700n],
+    [700n, 1_000n, 700n],
+    [333n, 999n, 333n],
+  ])('behavior: receipt %i and voucher %i pay %i, split without a rest', async (cumulative, voucher, paid) => {
+    const { statuses } = await it.settle(runner, [await one({ cumulative, voucher })])
+    expect(statuses).toEqual([status.settled])
+    const [provider, publisher, treasury] = await Promise.all([
+      earned('provider'),
+      earned('publisher'),
+      earned('treasury'),
+    ])
+    expect([publisher, treasury]).toEqual([(paid * 1_000n) / 10_000n, (paid * 100n) / 10_000n])
+    expect(provider + publisher + treasury).toBe(paid)
+    expect(await deposit()).toBe(10_000n - paid)
+  })
+
+  test('behavior: the same claim pays nothing the second time, a higher one the difference', async () => {
+    const terms = await it.terms(runner)
+    const first = await it.claim(terms, { cumulative: 300n, voucher: 1_000n })
+    await it.settle(runner, [first])
+    expect((await it.settle(runner, [first])).statuses).toEqual([status.nothingNew])
+    expect((await it.settle(runner, [await it.claim(terms, { cumulative: 500n, voucher: 1_000n })])).statuses).toEqual([
+      status.settled,
+    ])
+    expect(await deposit()).toBe(9_500n)
+  })
+
+  test('refusal: a voucher signed by someone else', async () => {
+    expect(
+      (await it.settle(runner, [await one({ cumulative: 100n, voucher: 100n, voucherSigner: signerOf('stranger') })]))
+        .statuses,
+    ).toEqual([status.badVoucher])
+  })
+
+  test('refusal: a batch signed by a registered but different runner', async () => {
+    expect((await it.settle(other, [await one({ cumulative: 100n, voucher: 100n })])).statuses).toEqual([
+      status.badReceipt,
+    ])
+  })
+
+  test('refusal: an unregistered key', async () => {
+    const stranger = signerOf('stranger')
+    const made = await it.claim(await it.terms(stranger), { cumulative: 100n, voucher: 100n })
+    expect((await it.settle(stranger, [made])).statuses).toEqual([status.runnerInactive])
+  })
+
+  test('refusal: work finished after the registration ended, or before it began', async () => {
+    const late = await one(
+      { cumulative: 100n, voucher: 100n, receipt: { finishedAt: (await it.now()) + 90_000n } },
+      { expiresAt: (await it.now()) + 100_000n },
+    )
+    const early = await one({ cumulative: 100n, voucher: 100n, receipt: { finishedAt: (await it.now()) - 1_000n } })
+    expect((await it.settle(runner, [late, early])).statuses).toEqual([status.runnerInactive, status.runnerInactive])
+  })
+
+  test('refusal: a revoked measurement', async () => {
+    const made = await one({ cumulative: 100n, voucher: 100n })
+    await it.policyCall('revoke', [it.workload])
+    expect((await it.settle(runner, [made])).statuses).toEqual([status.runnerInactive])
+  })
+
+  test('refusal: expired terms', async () => {
+    const made = await one({ cumulative: 100n, voucher: 100n }, { expiresAt: (await it.now()) - 10n })
+    expect((await it.settle(runner, [made])).statuses).toEqual([status.expired])
+  })
+
+  test('refusal: a claim after the claim window', async () => {
+    const made = await one({ cumulative: 100n, voucher: 100n })
+    await it.testClient.increaseTime({ seconds: 86_400 + 3_700 })
+    await it.testClient.mine({ blocks: 1 })
+    expect((await it.settle(runner, [made])).statuses).toEqual([status.expired])
+  })
+
+  test('refusal: terms with another fee', async () => {
+    expect((await it.settle(runner, [await one({ cumulative: 100n, voucher: 100n }, { feeBps: 0 })])).statuses).toEqual(
+      [status.badTerms],
+    )
+  })
+
+  test('refusal: a buyer without a deposit; behavior: one with too little pays what is there', async () => {
+    const poor = signerOf('poor buyer')
+    const terms = await it.terms(runner, { buyer: poor.address })
+    const made = await it.claim(terms, { cumulative: 100n, voucher: 100n, voucherSigner: poor })
+    expect((await it.settle(runner, [made])).statuses).toEqual([status.noFunds])
+    await it.fund('poor buyer', 40n)
+    expect((await it.settle(runner, [made])).statuses).toEqual([status.partial])
+    await it.fund('poor buyer', 100n)
+    expect((await it.settle(runner, [made])).statuses).toEqual([status.settled])
+    expect(await it.read<bigint>('settled', [made.channel])).toBe(100n)
+  })
+
+  test('behavior: one bad claim does not stop the others', async () => {
+    const claims = [
+      await one({ cumulative: 100n, voucher: 100n }),
+      await one({ cumulative: 100n, voucher: 100n, voucherSigner: other }),
+      await one({ cumulative: 200n, voucher: 100n }),
+    ]
+    expect((await it.settle(runner, claims)).statuses).toEqual([status.settled, status.badVoucher, status.settled])
+    expect(await deposit()).toBe(9_800n)
+  })
+
+  test('refusal: receipts and vouchers made for another chain or escrow', async () => {
+    for (const inDomain of [
+      { ...it.domain, chainId: 1 },
+      { ...it.domain, escrow: it.contracts.token },
+    ]) {
+      const made = await it.claim(await it.terms(runner), { cumulative: 100n, voucher: 100n, inDomain })
+      expect((await it.settle(runner, [made], inDomain)).statuses).toEqual([status.badReceipt])
+    }
+  })
+
+  test('refusal: a leaf changed after signing', async () => {
+    const made = await one({ cumulative: 100n, voucher: 1_000n })
+    made.claim.receipt.cumulative = 1_000n
+    expect((await it.settle(runner, [made])).statuses).toEqual([status.badReceipt])
+  })
+
+  test('behavior: anyone settles one receipt of a larger batch with its proof; a proof for another place is refused', async () => {
+    const claims = await Promise.all([1, 2, 3, 4, 5].map(() => one({ cumulative: 100n, voucher: 100n })))
+    const { proofs, signature } = await it.signBatch(
+      runner,
+      claims.map(({ leaf }) => leaf),
+    )
+    const call = (at: number, proof: number) => {
+      const { index, count, path } = proofs[proof]!
+      return {
+        address: it.contracts.escrow,
+        abi: escrowAbi,
+        functionName: 'settleOne',
+        args: [claims[at]!.claim, { index, count, path: path.map(toHex) }, signature],
+      } as const
+    }
+    const simulate = async (at: number, proof: number) =>
+      (await it.publicClient.simulateContract({ ...call(at, proof), account: it.wallet('buyer').account } as never))
+        .result
+    expect(await simulate(4, 3)).toBe(status.badReceipt)
+    expect(await simulate(4, 4)).toBe(status.settled)
+    await it.send('buyer', call(4, 4))
+    expect(await earned('provider')).toBe(89n)
+  })
+
+  test('behavior: a settlement still draws during the withdrawal delay, and the withdrawal pays what is left', async () => {
+    const call = (functionName: string, args: readonly unknown[] = []) => ({
+      address: it.contracts.escrow,
+      abi: escrowAbi,
+      functionName,
+      args,
+    })
+    await it.send('buyer', call('requestWithdrawal', [10_000n]))
+    await expect(it.send('buyer', call('withdraw'))).rejects.toThrow('TooEarly')
+    await it.settle(runner, [await one({ cumulative: 400n, voucher: 400n })])
+    await it.testClient.increaseTime({ seconds: 61 })
+    await it.testClient.mine({ blocks: 1 })
+    await it.send('buyer', call('withdraw'))
+    const balance = await it.publicClient.readContract({
+      address: it.contracts.token,
+      abi: testTokenAbi,
+      functionName: 'balanceOf',
+      args: [signerOf('buyer').address],
+    })
+    expect(balance).toBe(9_600n)
+    await expect(it.send('buyer', call('withdraw'))).rejects.toThrow('NotRequested')
+  })
+
+  test('behavior: earnings are withdrawn at once, and only once', async () => {
+    await it.settle(runner, [await one({ cumulative: 400n, voucher: 400n })])
+    const call = {
+      address: it.contracts.escrow,
+      abi: escrowAbi,
+      functionName: 'withdrawEarnings',
+      args: [signerOf('provider').address],
+    }
+    await it.send('provider', call)
+    const balance = await it.publicClient.readContract({
+      address: it.contracts.token,
+      abi: testTokenAbi,
+      functionName: 'balanceOf',
+      args: [signerOf('provider').address],
+    })
+    expect(balance).toBe(356n)
+    await expect(it.send('provider', call)).rejects.toThrow('NothingToWithdraw')
+  })
+
+  test('behavior: an EIP-3009 authorization deposits once', async () => {
+    const account = it.wallet('buyer').account
+    await it.send('buyer', {
+      address: it.contracts.token,
+      abi: testTokenAbi,
+      functionName: 'mint',
+      args: [account.address, 500n],
+    })
+    const message = {
+      from: account.address,
+      to: it.contracts.escrow,
+      value: 500n,
+      validAfter: 0n,
+      validBefore: 2n ** 40n,
+      nonce: toHex(sha256(new Uint8Array([7]))),
+    }
+    const field = (name: string, type: string) => ({ name, type })
+    const signature = await it.wallet('buyer').signTypedData({
+      account,
+      domain: {
+        name: 'Assay test dollar',
+        version: '1',
+        chainId: it.chain.chainId,
+        verifyingContract: it.contracts.token,
+      },
+      primaryType: 'ReceiveWithAuthorization',
+      types: {
+        ReceiveWithAuthorization: [
+          field('from', 'address'),
+          field('to', 'address'),
+          field('value', 'uint256'),
+          field('validAfter', 'uint256'),
+          field('validBefore', 'uint256'),
+          field('nonce', 'bytes32'),
+        ],
+      },
+      message,
+    })
+    const call = {
+      address: it.contracts.escrow,
+      abi: escrowAbi,
+      functionName: 'depositWithAuthorization',
+      args: [account.address, 500n, 0n, 2n ** 40n, message.nonce, signature],
+    }
+    await it.send('provider', call)
+    expect(await deposit()).toBe(10_500n)
+    await expect(it.send('provider', call)).rejects.toThrow('reverted')
+    expect(await deposit()).toBe(10_500n)
+  })
+
+  test('refusal: depositing nothing, or withdrawing more than there is', async () => {
+    await expect(
+      it.send('buyer', {
+        address: it.contracts.escrow,
+        abi: escrowAbi,
+        functionName: 'deposit',
+        args: [signerOf('buyer').address, 0n],
+      }),
+    ).rejects.toThrow('NothingDeposited')
+    await expect(
+      it.send('buyer', {
+        address: it.contracts.escrow,
+        abi: escrowAbi,
+        functionName: 'requestWithdrawal',
+        args: [10_001n],
+      }),
+    ).rejects.toThrow('NothingToWithdraw')
+  })
+
+  test('behavior: a third party verifies one inference in one call; any change is refused', async () => {
+    const detail = {
+      input: sha256(new Uint8Array([1])),
+      output: sha256(new Uint8Array([2])),
+      execution: sha256(new Uint8Array([3])),
+      price: 100n,
+    }
+    const made = await one({ cumulative: 100n, voucher: 100n, receipt: { detail: detailDigest(detail) } })
+    const failed = await one({
+      cumulative: 100n,
+      voucher: 100n,
+      receipt: { detail: detailDigest(detail), status: 2, job: 2n },
+    })
+    const { proofs, signature } = await it.signBatch(runner, [made.leaf, failed.leaf])
+    const onChain = {
+      ...detail,
+      input: toHex(detail.input),
+      output: toHex(detail.output),
+      execution: toHex(detail.execution),
+    }
+    const proof = (at: number) => ({
+      index: proofs[at]!.index,
+      count: proofs[at]!.count,
+      path: proofs[at]!.path.map(toHex),
+    })
+    const verify = (...args: unknown[]) =>
+      it.publicClient.readContract({
+        address: it.contracts.attestedInference,
+        abi: attestedInferenceAbi,
+        functionName: 'verify',
+        args: args as never,
+      })
+    const { terms, receipt } = made.claim
+    expect(await verify(terms, receipt, onChain, proof(0), signature)).toBe(made.channel)
+    await expect(verify(terms, receipt, { ...onChain, price: 1n }, proof(0), signature)).rejects.toThrow(
+      'DetailMismatch',
+    )
+    await expect(verify(terms, receipt, onChain, { ...proof(0), path: [] }, signature)).rejects.toThrow('NotInBatch')
+    await expect(verify({ ...terms, price: 1n }, receipt, onChain, proof(0), signature)).rejects.toThrow('WrongSigner')
+    await expect(verify(failed.claim.terms, failed.claim.receipt, onChain, proof(1), signature)).rejects.toThrow(
+      'JobFailed',
+    )
+    await it.policyCall('kill', [])
+    await expect(verify(terms, receipt, onChain, proof(0), signature)).rejects.toThrow('RunnerNotAttested')
+  })
+})

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+/// @dev The few cheat codes these tests use; forge answers them at a fixed address.
+interface Vm {
+    function addr(uint256 key) external pure returns (address);
+    function chainId(uint256 id) external;
+    function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
+    function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
+    function parseJsonBytes32Array(string calldata json, string calldata key) external pure returns (bytes32[] memory);
+    function parseJsonString(string calldata json, string calldata key) external pure returns (string memory);
+    function parseUint(string calldata text) external pure returns (uint256);
+    function prank(address sender) external;
+    function readFile(string calldata path) external view returns (string memory);
+    function sign(uint256 key, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
+    function toString(uint256 value) external pure returns (string memory);
+    function warp(uint256 timestamp) external;
+}
+
+/// @dev Own base: the npm release of forge-std predates the JSON cheat codes and needs a package npm does not have.
+abstract contract Test {
+    Vm internal constant vm = Vm(0x7109709ECfa91a80626fF3989D68f67F5b1DD12D);
+
+    error NotEqual(bytes32 got, bytes32 expected);
+
+    function assertEq(bytes32 got, bytes32 expected) internal pure {
+        require(got == expected, NotEqual(got, expected));
+    }
+
+    function assertEq(uint256 got, uint256 expected) internal pure {
+        require(got == expected, NotEqual(bytes32(got), bytes32(expected)));
+    }
+
+    function assertEq(address got, address expected) internal pure {
+        assertEq(uint160(got), uint160(expected));
+    }
+
+    /// @dev Folds a fuzzed value into a range, ends included.
+    function bound(uint256 value, uint256 low, uint256 high) internal pure returns (uint256) {
+        return low + value % (high - low + 1);
+    }
+}

@@ -1,0 +1,441 @@
+import { describe, expect, test } from 'vitest'
+import { Assay } from '../../client/assay.ts'
+import { developmentKey } from '../../dev/keys.ts'
+import { createDevelopmentTee } from '../../gpu-runner/tee/development.ts'
+import { batchDigest } from '../../protocol/batch.ts'
+import { type Bundle, verifyBundle } from '../../protocol/bundle.ts'
+import { fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
+import type { Domain } from '../../protocol/eip712.ts'
+import { createEnvelope, direction, type Envelope, envelopeInfo, envelopeKeys } from '../../protocol/envelope.ts'
+import { collateralToJson, defaultPolicy, evidenceToJson } from '../../protocol/evidence/index.ts'
+import { parseTdxQuote, tdxWorkload } from '../../protocol/evidence/quote.ts'
+import { developmentRoots } from '../../protocol/evidence/roots.development.ts'
+import { encodeStatement, reportDataOf, type Statement } from '../../protocol/evidence/statement.ts'
+import { decodeFrame, encodeJobAnswer, type JobAnswer, type JobRequest } from '../../protocol/frames.ts'
+import { sha256 } from '../../protocol/hash.ts'
+import { generateHpkeKeyPair, setupRecipient } from '../../protocol/hpke.ts'
+import { listingDigest } from '../../protocol/listing.ts'
+import { type Manifest, modelDigest } from '../../protocol/manifest.ts'
+import { merkleTree } from '../../protocol/merkle.ts'
+import { decodeBody, encodeBody, encodeErrorBody, saltOf } from '../../protocol/oip.ts'
+import { detailDigest, receiptLeaf } from '../../protocol/receipt.ts'
+import { createSigner, type Signer } from '../../protocol/secp256k1.ts'
+import { type Tensor, tensorCommitment } from '../../protocol/tensors.ts'
+import { channelOf } from '../../protocol/terms.ts'
+
+const now = Date.UTC(2026, 10, 21)
+const seconds = now / 1000
+const key = (name: string): Signer => createSigner(fromHex(developmentKey(name), 32))
+const address = (label: string) => toHex(sha256(new TextEncoder().encode(label))).slice(0, 42) as Hex
+const input: Tensor = { name: 'x', datatype: 'FP32', shape: [2], data: new Uint8Array(Float32Array.of(1, 2).buffer) }
+
+/** Says what the world does wrong; each hook sees an honest value and may give another. */
+type Lies = {
+  faults?: Parameters<typeof createDevelopmentTee>[0]['faults']
+  statement?: (statement: Statement) => Statement
+  match?: (match: { runner: Record<string, unknown>; model: Record<string, unknown>; feeBps: number }) => object
+  listing?: (model: { manifest: Manifest; listing: Record<string, unknown>; signature: Hex }) => object
+  quote?: (quote: Uint8Array) => Uint8Array
+  outputs?: (outputs: Tensor[]) => Tensor[]
+  answer?: (answer: JobAnswer) => JobAnswer
+  /** Changes what is signed, before the batch is made. */
+  receipt?: (answer: JobAnswer) => JobAnswer
+  domain?: (domain: Domain) => Domain
+  signer?: Signer
+  respond?: (attempt: number, request: JobRequest) => Response | 'throw' | undefined
+  fail?: boolean
+}
+
+/** Makes an honest edge and runner out of the protocol itself, then lets it lie. */
+async function world(lies: Lies = {}) {
+  const tee = createDevelopmentTee({ seed: new Uint8Array(32).fill(5), now: () => seconds, faults: lies.faults ?? [] })
+  const network = {
+    chainId: 31_337,
+    escrow: address('escrow'),
+    registry: address('registry'),
+    policy: address('policy'),
+    attestedInference: address('ai'),
+    token: address('token'),
+    feeBps: 100,
+    developmentRoots: true,
+  }
+  const domain: Domain = { chainId: network.chainId, escrow: network.escrow }
+  const publisher = key('publisher')
+  const runner = key('runner')
+  const hpke = await generateHpkeKeyPair()
+  const manifest: Manifest = {
+    name: 'double',
+    version: '1',
+    licence: 'Apache-2.0',
+    files: [{ path: 'model.onnx', size: 1, sha256: '0'.repeat(64) }],
+    inputs: [{ name: 'x', datatype: 'FP32', shape: [-1] }],
+    outputs: [{ name: 'y', datatype: 'FP32', shape: [-1] }],
+    fixedInputs: [],
+    execution: { class: 'exact' },
+    opsets: [{ domain: '', version: 13 }],
+  }
+  const digest = modelDigest(manifest)
+  const listing = {
+    model: digest,
+    publisher: publisher.address,
+    payout: publisher.address,
+    price: 10n,
+    royaltyBps: 500,
+    unit: 'inference',
+    validUntil: BigInt(seconds + 10_000),
+    nonce: 1n,
+  }
+  const signature = toHex(await publisher.sign(listingDigest(domain, listing)))
+  const listingJson = { ...listing, price: '10', validUntil: String(listing.validUntil), nonce: '1' }
+
+  const base: Statement = {
+    root: 'development',
+    chainId: 31_337n,
+    registry: network.registry,
+    signerKey: runner.publicKey,
+    hpkeKey: hpke.rawPublicKey,
+    nonce: new Uint8Array(32),
+    gpuEvidence: new Uint8Array(32),
+    workload: tdxWorkload(parseTdxQuote(tee.quote(new Uint8Array(64))).body),
+    notAfter: BigInt(seconds + 3_600),
+  }
+  const statement = lies.statement?.(base) ?? base
+  const honestQuote = tee.quote(reportDataOf(statement))
+  const quote = lies.quote?.(honestQuote) ?? honestQuote
+  const requests: JobRequest[] = []
+  const paths: string[] = []
+  const envelopes = new Map<string, Envelope>()
+  let total = 0n
+
+  async function run(request: JobRequest): Promise<JobAnswer> {
+    if (request.opening) {
+      const context = await setupRecipient(hpke, request.opening.enc, envelopeInfo(request.channel))
+      envelopes.set(toHex(request.context), await createEnvelope(request.channel, await envelopeKeys(context)))
+    }
+    const envelope = envelopes.get(toHex(request.context))!
+    const body = decodeBody('inputs', await envelope.open(request.job, direction.request, request.body))
+    const honest: Tensor[] = body.tensors.map((tensor) => {
+      const doubled = new Float32Array(tensor.data.slice().buffer).map((value) => value * 2)
+      return { name: 'y', datatype: 'FP32', shape: tensor.shape, data: new Uint8Array(doubled.buffer) }
+    })
+    const outputs = lies.outputs?.(honest) ?? honest
+    const price = lies.fail ? 0n : 10n
+    total += price
+    const detail = {
+      input: tensorCommitment(saltOf(body), body.tensors),
+      output: lies.fail ? new Uint8Array(32) : tensorCommitment(await envelope.outputSalt(request.job), honest),
+      execution: sha256(new Uint8Array(1)),
+      price,
+    }
+    let answer: JobAnswer = {
+      ticket: 0,
+      receipt: {
+        channel: request.channel,
+        job: request.job,
+        status: lies.fail ? 2 : 0,
+        cumulative: total,
+        finishedAt: BigInt(seconds),
+        detail: detailDigest(detail),
+      },
+      detail,
+      signature: new Uint8Array(65),
+      proof: { index: 0, count: 1, path: [] },
+      body: await envelope.seal(
+        request.job,
+        direction.answer,
+        lies.fail ? encodeErrorBody('division by zero') : encodeBody('outputs', outputs),
+      ),
+    }
+    answer = lies.receipt?.(answer) ?? answer
+    const neighbour = sha256(new Uint8Array([1]))
+    const { root, proofs } = merkleTree([neighbour, receiptLeaf(answer.receipt)])
+    const signed = await (lies.signer ?? runner).sign(batchDigest(lies.domain?.(domain) ?? domain, { root, count: 2 }))
+    answer = { ...answer, signature: signed, proof: proofs[1]! }
+    return lies.answer?.(answer) ?? answer
+  }
+
+  const fake = async (target: string | URL | Request, init?: RequestInit): Promise<Response> => {
+    const path = new URL(String(target)).pathname
+    paths.push(path)
+    if (path === '/v1/network') return Response.json(network)
+    if (path.startsWith('/v1/models/')) {
+      const model = {
+        digest,
+        owner: publisher.address,
+        name: 'double',
+        version: '1',
+        card: '',
+        createdAt: '',
+        manifest,
+        listing: listingJson,
+        signature,
+      }
+      return Response.json({ ...model, ...lies.listing?.({ manifest, listing: listingJson, signature }) })
+    }
+    if (path === '/v1/matches') {
+      const match = {
+        runner: {
+          signer: runner.address,
+          hpkeKey: toHex(hpke.rawPublicKey),
+          provider: address('provider'),
+          evidenceDigest: toHex(sha256(quote)),
+          validUntil: '',
+        },
+        model: { digest, price: '10', royaltyBps: 500, payout: publisher.address },
+        feeBps: 100,
+        validUntil: '',
+      }
+      return Response.json({ ...match, ...lies.match?.(match) })
+    }
+    if (path.endsWith('/evidence'))
+      return Response.json({
+        statement: toHex(encodeStatement(statement)),
+        evidence: evidenceToJson({ format: 'tdx', quote }),
+        collateral: collateralToJson(tee.collateral()),
+      })
+    const frame = decodeFrame(new Uint8Array(init?.body as Uint8Array<ArrayBuffer>))
+    if (frame.type !== 'jobRequest') throw new Error('not a job')
+    requests.push(frame)
+    const response = lies.respond?.(requests.length, frame)
+    if (response === 'throw') throw new TypeError('connection reset')
+    return response ?? new Response(encodeJobAnswer(await run(frame)))
+  }
+  const roots = [developmentRoots({ chainId: 31_337, intel: tee.rootDer })]
+  const buy = new Assay({
+    edge: 'http://edge.test',
+    signer: key('buyer'),
+    roots,
+    fetch: fake as typeof fetch,
+    now: () => now,
+    sleep: async () => {},
+  })
+  const strict = new Assay({
+    edge: 'http://edge.test',
+    signer: key('buyer'),
+    fetch: fake as typeof fetch,
+    now: () => now,
+  })
+  return { buy, strict, digest, requests, paths, roots, runner, domain }
+}
+
+const problem = (code: string, status: number) =>
+  new Response(JSON.stringify({ code, status, detail: code }), {
+    status,
+    headers: { 'content-type': 'application/problem+json' },
+  })
+
+describe('Assay.infer', () => {
+  test('behavior: an honest answer is verified, opened, and kept in a bundle that verifies offline', async () => {
+    const { buy, digest, roots, runner } = await world()
+    const answer = await buy.infer(digest, [input])
+    expect(new Float32Array(answer.outputs[0]!.data.slice().buffer)).toEqual(Float32Array.of(2, 4))
+    expect(answer).toMatchObject({
+      price: 10n,
+      runner: runner.address,
+      verdict: { verdict: 'verified', root: 'development' },
+    })
+    const bundle = JSON.parse(JSON.stringify(answer.bundle({ reveal: true }))) as Bundle
+    expect((await verifyBundle(bundle, { roots, policy: defaultPolicy })).verdict).toBe('verified')
+    const { checks } = await verifyBundle(answer.bundle(), { roots, policy: defaultPolicy })
+    expect(checks.find(({ status }) => status === 'unknown')?.check).toBe('input and output')
+  })
+
+  const lies: [string, Lies, string][] = [
+    [
+      'an output changed in flight',
+      { answer: (a) => ({ ...a, body: a.body.map((byte, index) => (index === 20 ? byte ^ 1 : byte)) }) },
+      'answer_seal',
+    ],
+    [
+      'an output other than the one committed to',
+      { outputs: ([y]) => [{ ...y!, data: y!.data.slice().fill(0) }] },
+      'receipt_output',
+    ],
+    ['an output the manifest does not know', { outputs: ([y]) => [{ ...y!, name: 'z' }] }, 'receipt_output'],
+    ['the receipt of another job', { receipt: (a) => ({ ...a, receipt: { ...a.receipt, job: 99n } }) }, 'receipt_job'],
+    [
+      'the receipt of another channel',
+      { receipt: (a) => ({ ...a, receipt: { ...a.receipt, channel: new Uint8Array(32) } }) },
+      'receipt_channel',
+    ],
+    [
+      'a receipt for another input',
+      { receipt: (a) => relabel(a, { input: new Uint8Array(32).fill(1) }) },
+      'receipt_input',
+    ],
+    ['a receipt at another price', { receipt: (a) => relabel(a, { price: 11n }) }, 'receipt_price'],
+    [
+      'a running total above what was asked',
+      { receipt: (a) => ({ ...a, receipt: { ...a.receipt, cumulative: 11n } }) },
+      'receipt_total',
+    ],
+    [
+      'a receipt from the future',
+      { receipt: (a) => ({ ...a, receipt: { ...a.receipt, finishedAt: BigInt(seconds + 3_000) } }) },
+      'receipt_time',
+    ],
+    [
+      'a detail swapped after signing',
+      { answer: (a) => ({ ...a, detail: { ...a.detail, execution: new Uint8Array(32) } }) },
+      'receipt_detail',
+    ],
+    [
+      'a receipt changed after signing',
+      { answer: (a) => ({ ...a, receipt: { ...a.receipt, finishedAt: a.receipt.finishedAt - 1n } }) },
+      'batch_signature',
+    ],
+    ['a broken Merkle proof', { answer: (a) => ({ ...a, proof: { ...a.proof, path: [] } }) }, 'batch_proof'],
+    ['a batch signed by another key', { signer: key('another runner') }, 'batch_signature'],
+    ['a batch signed for another chain', { domain: (d) => ({ ...d, chainId: 1 }) }, 'batch_signature'],
+    [
+      'a batch signed for another escrow',
+      { domain: (d) => ({ ...d, escrow: address('elsewhere') }) },
+      'batch_signature',
+    ],
+    [
+      'a listing at another price',
+      { listing: ({ listing }) => ({ listing: { ...listing, price: '1' } }) },
+      'listing_signature',
+    ],
+    [
+      'a listing whose manifest was changed',
+      { listing: ({ manifest }) => ({ manifest: { ...manifest, version: '2' } }) },
+      'listing_digest',
+    ],
+    ['a match at another price', { match: ({ model }) => ({ model: { ...model, price: '11' } }) }, 'price_changed'],
+    [
+      'a match with another royalty',
+      { match: ({ model }) => ({ model: { ...model, royaltyBps: 0 } }) },
+      'price_changed',
+    ],
+    [
+      'a match with another payout',
+      { match: ({ model }) => ({ model: { ...model, payout: address('thief') } }) },
+      'price_changed',
+    ],
+    ['a match with another fee', { match: () => ({ feeBps: 0 }) }, 'price_changed'],
+    [
+      'a match that names another sealing key',
+      { match: ({ runner }) => ({ runner: { ...runner, hpkeKey: toHex(new Uint8Array(32).fill(9)) } }) },
+      'hpke_key_mismatch',
+    ],
+    [
+      'a quote that vouches for another signer',
+      { statement: (s) => ({ ...s, signerKey: key('another runner').publicKey }) },
+      'signer_mismatch',
+    ],
+    [
+      'a statement for another registry',
+      { statement: (s) => ({ ...s, registry: address('elsewhere') }) },
+      'statement_mismatch',
+    ],
+    ['a statement for another chain', { statement: (s) => ({ ...s, chainId: 1n }) }, 'statement_mismatch'],
+    ['an expired registration', { statement: (s) => ({ ...s, notAfter: BigInt(seconds - 1) }) }, 'statement_mismatch'],
+    [
+      'a quote with one bit flipped',
+      { quote: (q) => q.map((byte, index) => (index === 400 ? byte ^ 1 : byte)) },
+      'evidence_refuted',
+    ],
+    ['a machine in debug mode', { faults: ['debug'] }, 'evidence_refuted'],
+    ['a machine whose key was revoked', { faults: ['revoked_leaf'] }, 'evidence_refuted'],
+  ]
+  test.each(lies)('refusal: %s', async (_, lie, reason) => {
+    const { buy, digest } = await world(lie)
+    await expect(buy.infer(digest, [input])).rejects.toMatchObject({ name: 'VerificationError', reason })
+  })
+
+  test('refusal: a development root nobody allowed; nothing is sealed or sent', async () => {
+    const { strict, digest, requests } = await world()
+    await expect(strict.infer(digest, [input])).rejects.toMatchObject({ reason: 'development_root' })
+    expect(requests).toHaveLength(0)
+  })
+
+  test('refusal: wrong tensors and a price above the cap, before a runner is even looked for', async () => {
+    const { buy, digest, paths } = await world()
+    await expect(buy.infer(digest, [{ ...input, name: 'z' }])).rejects.toThrow('not one of the tensors')
+    await expect(buy.infer(digest, [{ ...input, datatype: 'INT32' }])).rejects.toThrow('takes FP32')
+    await expect(buy.infer(digest, [{ ...input, shape: [1, 2] }])).rejects.toThrow('takes shape')
+    await expect(buy.infer(digest, [{ ...input, shape: [3] }])).rejects.toThrow('takes 12 bytes')
+    await expect(buy.infer(digest, [])).rejects.toThrow('missing')
+    await expect(buy.infer(digest, [input], { maxPrice: 9n })).rejects.toMatchObject({ reason: 'price_above_cap' })
+    expect(paths).not.toContain('/v1/matches')
+  })
+
+  test.each(['throw' as const, problem('runner_unreachable', 503), problem('deadline', 504)])(
+    'behavior: after a stumble the very same bytes go again under the same number',
+    async (stumble) => {
+      const { buy, digest, requests } = await world({
+        respond: (attempt) =>
+          attempt <= 2 ? (stumble instanceof Response ? (stumble.clone() as Response) : stumble) : undefined,
+      })
+      const answer = await buy.infer(digest, [input])
+      expect(requests).toHaveLength(3)
+      expect(new Set(requests.map(({ body }) => toHex(body))).size).toBe(1)
+      expect(new Set(requests.map(({ job }) => job)).size).toBe(1)
+      expect(answer.receipt.cumulative).toBe(10n)
+    },
+  )
+
+  test('behavior: a lost job is asked again on a new channel', async () => {
+    const { buy, digest, requests } = await world({
+      respond: (attempt) => (attempt === 1 ? problem('job_lost', 410) : undefined),
+    })
+    await buy.infer(digest, [input])
+    expect(new Set(requests.map(({ channel }) => toHex(channel))).size).toBe(2)
+  })
+
+  test('behavior: a job that fails is proven to have failed and costs nothing', async () => {
+    const { buy, digest } = await world({ fail: true })
+    await expect(buy.infer(digest, [input])).rejects.toMatchObject({
+      name: 'JobFailedError',
+      status: 2,
+      message: 'division by zero',
+    })
+  })
+
+  test('behavior: parallel calls share a channel and never a job number', async () => {
+    const { buy, digest, requests, domain } = await world()
+    const answers = await Promise.all(Array.from({ length: 10 }, () => buy.infer(digest, [input])))
+    expect(new Set(requests.map(({ channel }) => toHex(channel))).size).toBe(1)
+    expect(new Set(answers.map(({ receipt }) => receipt.job)).size).toBe(10)
+    expect(channelOf(domain, answers[0]!.terms)).toBe(toHex(answers[0]!.receipt.channel))
+  })
+})
+
+describe('verifyBundle', () => {
+  const spoils: [string, (bundle: Bundle) => void, string][] = [
+    ['a raised price', (b) => Object.assign(b.detail, { price: '1' }), 'detail'],
+    ['other terms', (b) => Object.assign(b.terms, { price: '1' }), 'channel'],
+    ['another total', (b) => Object.assign(b.receipt, { cumulative: '99' }), 'signature'],
+    ['another chain', (b) => Object.assign(b, { chainId: 1_337 }), 'channel'],
+    [
+      'another manifest',
+      (b) => Object.assign(b.model, { manifest: { ...(b.model.manifest as object), version: '9' } }),
+      'model',
+    ],
+    ['another listing', (b) => Object.assign(b.model.listing, { price: '1' }), 'listing'],
+    ['another input', (b) => Object.assign(b.openings!.inputs[0]!, { data: toHex(new Uint8Array(8)) }), 'input'],
+    ['another output', (b) => Object.assign(b.openings!.outputs[0]!, { data: toHex(new Uint8Array(8)) }), 'output'],
+    ['another statement', (b) => Object.assign(b, { statement: `${b.statement.slice(0, -2)}00` }), 'statement'],
+    [
+      'a later verification than the evidence bears',
+      (b) => Object.assign(b, { verifiedAt: seconds + 100 * 86_400 }),
+      'evidence',
+    ],
+    ['another format', (b) => Object.assign(b, { format: 'other' }), 'form'],
+  ]
+  test.each(spoils)('refusal: %s', async (_, spoil, check) => {
+    const { buy, digest, roots } = await world()
+    const bundle = JSON.parse(JSON.stringify((await buy.infer(digest, [input])).bundle({ reveal: true }))) as Bundle
+    spoil(bundle)
+    const { verdict, checks } = await verifyBundle(bundle, { roots, policy: defaultPolicy })
+    expect(verdict).toBe('refuted')
+    expect(checks.filter(({ status }) => status === 'failed').map((each) => each.check)).toContain(check)
+  })
+})
+
+/** Changes a detail and commits the receipt to it, as a lying runner would. */
+function relabel(answer: JobAnswer, change: Partial<JobAnswer['detail']>): JobAnswer {
+  const detail = { ...answer.detail, ...change }
+  return { ...answer, detail, receipt: { ...answer.receipt, detail: detailDigest(detail) } }
+}

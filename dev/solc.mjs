@@ -8,7 +8,9 @@ const require = createRequire(import.meta.url)
 const solc = require('solc')
 
 if (process.argv.includes('--version')) {
-  process.stdout.write(`solc, the solidity compiler commandline interface\nVersion: ${solc.version().replace('Emscripten.clang', 'Linux.g++')}\n`)
+  process.stdout.write(
+    `solc, the solidity compiler commandline interface\nVersion: ${solc.version().replace('Emscripten.clang', 'Linux.g++')}\n`,
+  )
 } else {
   const base = process.cwd()
   const read = (path) => {

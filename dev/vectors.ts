@@ -12,7 +12,7 @@ import { merkleTree } from '../protocol/merkle.ts'
 import { detailDigest, encodeDetail, encodeReceipt, receiptLeaf } from '../protocol/receipt.ts'
 import { connectDigest, registrationDigest, successionDigest } from '../protocol/registration.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
-import { canonicalTensors, tensorCommitment, type Tensor } from '../protocol/tensors.ts'
+import { canonicalTensors, type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import { channelOf, encodeTerms } from '../protocol/terms.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
 import { developmentKey } from './keys.ts'
@@ -36,7 +36,14 @@ export function makeVectors(): Record<string, object> {
   }
   const channel = channelOf(domain, terms)
   const detail = { input: bytes('input'), output: bytes('output'), execution: bytes('execution'), price: terms.price }
-  const receipt = { channel: fromHex(channel), job: 42n, status: 0, cumulative: 5n * terms.price, finishedAt: 1_790_000_000n, detail: detailDigest(detail) }
+  const receipt = {
+    channel: fromHex(channel),
+    job: 42n,
+    status: 0,
+    cumulative: 5n * terms.price,
+    finishedAt: 1_790_000_000n,
+    detail: detailDigest(detail),
+  }
   const trees = Array.from({ length: 9 }, (_, size) => {
     const leaves = Array.from({ length: size + 1 }, (_, index) => bytes(`leaf ${index}`))
     const { root, proofs } = merkleTree(leaves)
@@ -58,7 +65,16 @@ export function makeVectors(): Record<string, object> {
     execution: { class: 'tolerant', atol: 1e-7, rtol: 0.001 },
     opsets: [{ domain: '', version: 13 }],
   }
-  const execution = { runtime: 'onnxruntime-node', runtimeVersion: '1.30.0', provider: 'cpu', optimization: 'all', threads: 1, class: 'exact', batch: 'free', measurement: hex('workload') } as const
+  const execution = {
+    runtime: 'onnxruntime-node',
+    runtimeVersion: '1.30.0',
+    provider: 'cpu',
+    optimization: 'all',
+    threads: 1,
+    class: 'exact',
+    batch: 'free',
+    measurement: hex('workload'),
+  } as const
   const statement = {
     root: 'development',
     chainId: 31_337n,
@@ -70,27 +86,69 @@ export function makeVectors(): Record<string, object> {
     workload: hex('workload'),
     notAfter: 1_800_000_000n,
   } as const
-  const listing = { model: terms.model, publisher: terms.publisher, payout: terms.publisher, price: terms.price, royaltyBps: 1_250, unit: 'inference', validUntil: 1_800_000_000n, nonce: 3n }
+  const listing = {
+    model: terms.model,
+    publisher: terms.publisher,
+    payout: terms.publisher,
+    price: terms.price,
+    royaltyBps: 1_250,
+    unit: 'inference',
+    validUntil: 1_800_000_000n,
+    nonce: 3n,
+  }
   const runner = terms.runner
   const typed = {
     voucher: { cumulative: '777', digest: toHex(voucherDigest(domain, { channel, cumulative: 777n })) },
     batch: { root: hex('root'), count: '9', digest: toHex(batchDigest(domain, { root: bytes('root'), count: 9 })) },
-    registration: { runner, provider: terms.publisher, statement: hex('statement'), digest: toHex(registrationDigest(domain, { runner, provider: terms.publisher, statement: hex('statement') })) },
+    registration: {
+      runner,
+      provider: terms.publisher,
+      statement: hex('statement'),
+      digest: toHex(registrationDigest(domain, { runner, provider: terms.publisher, statement: hex('statement') })),
+    },
     connect: { at: '1790000000', digest: toHex(connectDigest(domain, { runner, at: 1_790_000_000n })) },
     succession: { digest: toHex(successionDigest(domain, { predecessor: runner, successor: terms.buyer })) },
     listing: { unit: 'inference', nonce: '3', digest: toHex(listingDigest(domain, listing)) },
   }
-  const text = (record: Record<string, unknown>) => Object.fromEntries(Object.entries(record).map(([key, value]) => [key, value instanceof Uint8Array ? toHex(value) : typeof value === 'bigint' || typeof value === 'number' ? String(value) : value]))
+  const text = (record: Record<string, unknown>) =>
+    Object.fromEntries(
+      Object.entries(record).map(([key, value]) => [
+        key,
+        value instanceof Uint8Array
+          ? toHex(value)
+          : typeof value === 'bigint' || typeof value === 'number'
+            ? String(value)
+            : value,
+      ]),
+    )
   return {
     domain: text(domain),
     terms: { ...text(terms), encoded: toHex(encodeTerms(terms)), channel },
     typed,
-    receipt: { ...text(receipt), encoded: toHex(encodeReceipt(receipt)), leaf: toHex(receiptLeaf(receipt)), detailInput: toHex(detail.input), detailOutput: toHex(detail.output), detailExecution: toHex(detail.execution), detailPrice: String(detail.price), detailEncoded: toHex(encodeDetail(detail)) },
+    receipt: {
+      ...text(receipt),
+      encoded: toHex(encodeReceipt(receipt)),
+      leaf: toHex(receiptLeaf(receipt)),
+      detailInput: toHex(detail.input),
+      detailOutput: toHex(detail.output),
+      detailExecution: toHex(detail.execution),
+      detailPrice: String(detail.price),
+      detailEncoded: toHex(encodeDetail(detail)),
+    },
     merkle: { trees },
-    tensors: { tensors: tensors.map((tensor) => ({ ...tensor, data: toHex(tensor.data) })), canonical: toHex(canonicalTensors(tensors)), salt: hex('tensor salt'), commitment: toHex(tensorCommitment(bytes('tensor salt'), tensors)) },
+    tensors: {
+      tensors: tensors.map((tensor) => ({ ...tensor, data: toHex(tensor.data) })),
+      canonical: toHex(canonicalTensors(tensors)),
+      salt: hex('tensor salt'),
+      commitment: toHex(tensorCommitment(bytes('tensor salt'), tensors)),
+    },
     manifest: { manifest, digest: modelDigest(manifest) },
     execution: { execution, digest: toHex(executionDigest(execution)) },
-    statement: { ...text(statement), encoded: toHex(encodeStatement(statement)), reportData: toHex(reportDataOf(statement)) },
+    statement: {
+      ...text(statement),
+      encoded: toHex(encodeStatement(statement)),
+      reportData: toHex(reportDataOf(statement)),
+    },
   }
 }
 
@@ -102,5 +160,6 @@ export function vectorText(vector: object): string {
 if (import.meta.main) {
   const folder = join(import.meta.dirname, '../protocol/vectors')
   mkdirSync(folder, { recursive: true })
-  for (const [name, vector] of Object.entries(makeVectors())) writeFileSync(join(folder, `${name}.json`), vectorText(vector))
+  for (const [name, vector] of Object.entries(makeVectors()))
+    writeFileSync(join(folder, `${name}.json`), vectorText(vector))
 }

@@ -1,0 +1,437 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { developmentKey } from '../../dev/keys.ts'
+import { randomMlp, sampleModel, writeMlp } from '../../dev/sample/model.ts'
+import { canShareRuns } from '../../gpu-runner/engine/admission.ts'
+import { createExecutor, type Executor } from '../../gpu-runner/engine/executor.ts'
+import { type Journal, openJournal } from '../../gpu-runner/journal.ts'
+import { type ChainReader, JobService, type ServedModel } from '../../gpu-runner/service.ts'
+import { createRunnerSigner } from '../../gpu-runner/signer.ts'
+import { concat, fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
+import {
+  contextId,
+  createEnvelope,
+  direction,
+  type Envelope,
+  envelopeInfo,
+  envelopeKeys,
+} from '../../protocol/envelope.ts'
+import type { JobAnswer, JobRefusal, JobRequest } from '../../protocol/frames.ts'
+import { generateHpkeKeyPair, type HpkeKeyPair, setupSender } from '../../protocol/hpke.ts'
+import type { Manifest } from '../../protocol/manifest.ts'
+import { decodeBody, encodeBody } from '../../protocol/oip.ts'
+import { readGraph } from '../../protocol/onnx/reader.ts'
+import { createSigner } from '../../protocol/secp256k1.ts'
+import type { Tensor } from '../../protocol/tensors.ts'
+import { channelOf, type Terms } from '../../protocol/terms.ts'
+import { voucherDigest } from '../../protocol/voucher.ts'
+
+const digest: Hex = `0x${'11'.repeat(32)}`
+const domain = { chainId: 31_337, escrow: `0x${'22'.repeat(20)}` as Hex }
+const buyer = createSigner(fromHex(developmentKey('buyer'), 32))
+const stranger = createSigner(fromHex(developmentKey('stranger'), 32))
+const signer = createRunnerSigner(fromHex(developmentKey('runner'), 32))
+const { graph, example } = sampleModel()
+const pixels: Tensor = { name: 'pixels', datatype: 'FP32', shape: [1, 64], data: new Uint8Array(example.pixels.buffer) }
+const info = readGraph(graph)
+const manifest: Manifest = {
+  name: 'digits',
+  version: '1',
+  licence: 'x',
+  files: [{ path: 'model.onnx', size: graph.length, sha256: '0'.repeat(64) }],
+  inputs: info.inputs,
+  outputs: info.outputs,
+  fixedInputs: [],
+  execution: { class: 'exact' },
+  opsets: info.opsets,
+}
+
+describe('JobService', () => {
+  let executor: Executor
+  let hpke: HpkeKeyPair
+  const folder = mkdtempSync(join(tmpdir(), 'assay-journal-'))
+  let journals = 0
+  beforeAll(async () => {
+    executor = createExecutor({ threads: 1 })
+    await executor.load({ digest, graph, external: [] })
+    hpke = await generateHpkeKeyPair()
+  })
+  afterAll(async () => {
+    await executor?.stop()
+    rmSync(folder, { recursive: true, force: true })
+  })
+
+  const served = (): ServedModel => ({
+    digest,
+    manifest,
+    listing: {
+      model: digest,
+      publisher: buyer.address,
+      payout: buyer.address,
+      price: 10n,
+      royaltyBps: 500,
+      unit: 'inference',
+      validUntil: 2n ** 40n,
+      nonce: 1n,
+    },
+    fixed: [],
+    execution: {
+      runtime: 'onnxruntime-node',
+      runtimeVersion: 'x',
+      provider: 'cpu',
+      optimization: 'all',
+      threads: 1,
+      class: 'exact',
+      batch: 'free',
+      measurement: 'x',
+    },
+    run: (feeds, deadlineMs) => executor.run(digest, feeds, deadlineMs),
+  })
+
+  function open({
+    chain = {},
+    journal,
+    capacity = 100,
+    model = served(),
+  }: {
+    chain?: Partial<ChainReader>
+    journal?: Journal
+    capacity?: number
+    model?: ServedModel
+  } = {}) {
+    const own = journal ?? openJournal(join(folder, `${journals++}.sqlite`))
+    const reader: ChainReader = {
+      depositOf: async () => 10_000n,
+      settledOf: async () => 0n,
+      contractSignature: async () => null,
+      ...chain,
+    }
+    const service = new JobService({
+      domain,
+      feeBps: 100,
+      signer,
+      hpke,
+      journal: own,
+      chain: reader,
+      log: () => {},
+      now: Date.now,
+      maxBatch: 64,
+      capacity,
+    })
+    service.serve(model)
+    return { service, journal: own }
+  }
+
+  async function channel(change: Partial<Terms> = {}) {
+    const terms: Terms = {
+      buyer: buyer.address,
+      runner: signer.address,
+      model: digest,
+      publisher: buyer.address,
+      price: 10n,
+      royaltyBps: 500,
+      feeBps: 100,
+      expiresAt: BigInt(Math.floor(Date.now() / 1000) + 3_600),
+      salt: toHex(crypto.getRandomValues(new Uint8Array(32))),
+      ...change,
+    }
+    const id = fromHex(channelOf(domain, terms), 32)
+    const { enc, context } = await setupSender(hpke.rawPublicKey, envelopeInfo(id))
+    const envelope = await createEnvelope(id, await envelopeKeys(context))
+    return { terms, id, enc, envelope }
+  }
+  type Channel = { terms: Terms; id: Uint8Array; enc: Uint8Array; envelope: Envelope }
+
+  async function ask(
+    of: Channel,
+    job: bigint,
+    {
+      tensors = [pixels],
+      cumulative = 10n * job,
+      by = buyer,
+      change = {},
+      deadlineMs = 20_000,
+    }: {
+      tensors?: Tensor[]
+      cumulative?: bigint
+      by?: typeof buyer
+      change?: Partial<JobRequest>
+      deadlineMs?: number
+    } = {},
+  ): Promise<JobRequest> {
+    const salt = new Uint8Array(32).fill(7)
+    const signature = await by.sign(voucherDigest(domain, { channel: toHex(of.id), cumulative }))
+    return {
+      ticket: 1,
+      channel: of.id,
+      job,
+      context: contextId(of.enc),
+      deadlineMs,
+      opening: { terms: of.terms, enc: of.enc },
+      voucher: { cumulative, signature },
+      body: await of.envelope.seal(job, direction.request, encodeBody('inputs', tensors, { salt: toHex(salt) })),
+      ...change,
+    }
+  }
+  const refused = (result: JobAnswer | JobRefusal) =>
+    'reason' in result ? result.reason : `answered with status ${result.receipt.status}`
+  const answered = (result: JobAnswer | JobRefusal): JobAnswer => {
+    if ('reason' in result) throw new Error(`${result.reason}: ${result.detail}`)
+    return result
+  }
+
+  test('behavior: a job is answered, journalled first, and its answer opens to what the model gives', async () => {
+    const { service, journal } = open()
+    const of = await channel()
+    const answer = answered(await service.handle(await ask(of, 1n)))
+    expect(answer.receipt).toMatchObject({ job: 1n, status: 0, cumulative: 10n })
+    expect(journal.find(of.id, 1n)?.answer).toEqual(answer.body)
+    const { tensors } = decodeBody('outputs', await of.envelope.open(1n, direction.answer, answer.body))
+    const probabilities = new Float32Array(tensors[0]!.data.slice().buffer)
+    expect(probabilities.indexOf(Math.max(...probabilities))).toBe(example.digit)
+  })
+
+  const lies: [string, () => Promise<{ request: JobRequest; options?: Parameters<typeof open>[0] }>, string][] = [
+    [
+      'a voucher for less than the price',
+      async () => ({ request: await ask(await channel(), 1n, { cumulative: 9n }) }),
+      'insufficient_cover',
+    ],
+    [
+      'no voucher',
+      async () => ({ request: await ask(await channel(), 1n, { change: { voucher: undefined } }) }),
+      'insufficient_cover',
+    ],
+    [
+      'a voucher signed by someone else',
+      async () => ({ request: await ask(await channel(), 1n, { by: stranger }) }),
+      'bad_voucher',
+    ],
+    [
+      'a voucher of another channel',
+      async () => ({
+        request: { ...(await ask(await channel(), 1n)), voucher: (await ask(await channel(), 1n)).voucher },
+      }),
+      'bad_voucher',
+    ],
+    [
+      'a contract wallet that says no',
+      async () => ({
+        request: await ask(await channel(), 1n, { by: stranger }),
+        options: { chain: { contractSignature: async () => false } },
+      }),
+      'bad_voucher',
+    ],
+    ['expired terms', async () => ({ request: await ask(await channel({ expiresAt: 1n }), 1n) }), 'expired_terms'],
+    [
+      "another price than the listing's",
+      async () => ({ request: await ask(await channel({ price: 1n }), 1n) }),
+      'wrong_price',
+    ],
+    ['another royalty', async () => ({ request: await ask(await channel({ royaltyBps: 0 }), 1n) }), 'bad_terms'],
+    [
+      'another payout',
+      async () => ({ request: await ask(await channel({ publisher: stranger.address }), 1n) }),
+      'bad_terms',
+    ],
+    ['another fee', async () => ({ request: await ask(await channel({ feeBps: 0 }), 1n) }), 'bad_terms'],
+    [
+      'terms for another runner',
+      async () => ({ request: await ask(await channel({ runner: stranger.address }), 1n) }),
+      'bad_terms',
+    ],
+    [
+      'a model this runner does not serve',
+      async () => ({ request: await ask(await channel({ model: `0x${'33'.repeat(32)}` }), 1n) }),
+      'unknown_model',
+    ],
+    [
+      "terms that are not the channel's",
+      async () => ({
+        request: await ask(await channel(), 1n, {
+          change: { opening: { terms: (await channel()).terms, enc: new Uint8Array(32) } },
+        }),
+      }),
+      'bad_terms',
+    ],
+    [
+      'a channel nobody opened',
+      async () => ({ request: await ask(await channel(), 1n, { change: { opening: undefined } }) }),
+      'unknown_context',
+    ],
+    [
+      'a body sealed for another job',
+      async () => ({ request: { ...(await ask(await channel(), 1n, { cumulative: 100n })), job: 2n } }),
+      'bad_seal',
+    ],
+    [
+      'a buyer without the deposit',
+      async () => ({ request: await ask(await channel(), 1n), options: { chain: { depositOf: async () => 9n } } }),
+      'unfunded',
+    ],
+    [
+      'a full runner',
+      async () => ({ request: await ask(await channel(), 1n), options: { capacity: 0 } }),
+      'at_capacity',
+    ],
+  ]
+  test.each(lies)('refusal: %s', async (_, make, reason) => {
+    const { request, options } = await make()
+    expect(refused(await open(options).service.handle(request))).toBe(reason)
+  })
+
+  test('behavior: a contract wallet that says yes is a buyer', async () => {
+    const { service } = open({ chain: { contractSignature: async () => true } })
+    answered(await service.handle(await ask(await channel(), 1n, { by: stranger })))
+  })
+
+  test('refusal: a draining runner takes nothing new', async () => {
+    const { service } = open()
+    await service.drain()
+    expect(refused(await service.handle(await ask(await channel(), 1n)))).toBe('draining')
+  })
+
+  test('behavior: the same job again, at once or later, is one answer charged once; another body is a conflict', async () => {
+    const { service, journal } = open()
+    const of = await channel()
+    const request = await ask(of, 1n)
+    const [first, second] = (await Promise.all([service.handle(request), service.handle(request)])).map(answered)
+    const third = answered(await service.handle(request))
+    expect([second!.signature, third.signature]).toEqual([first!.signature, first!.signature])
+    expect(third.receipt.cumulative).toBe(10n)
+    expect(journal.count(of.id)).toBe(1)
+    const other = await ask(of, 1n, { tensors: [{ ...pixels, data: new Uint8Array(256) }] })
+    expect(refused(await service.handle(other))).toBe('job_conflict')
+  })
+
+  test('behavior: jobs arrive in any order inside the window; below it they are too old', async () => {
+    const { service } = open()
+    const of = await channel()
+    answered(await service.handle(await ask(of, 1_025n, { cumulative: 10n })))
+    answered(await service.handle(await ask(of, 2n, { cumulative: 20n })))
+    expect(refused(await service.handle(await ask(of, 1n, { cumulative: 30n })))).toBe('job_too_old')
+  })
+
+  test('behavior: a tensor the model does not take is answered with a receipt that costs nothing', async () => {
+    const { service } = open()
+    const of = await channel()
+    const answer = answered(await service.handle(await ask(of, 1n, { tensors: [{ ...pixels, name: 'other' }] })))
+    expect(answer).toMatchObject({
+      receipt: { status: 1, cumulative: 0n },
+      detail: { price: 0n, output: new Uint8Array(32) },
+    })
+    const { error } = decodeBody('outputs', await of.envelope.open(1n, direction.answer, answer.body))
+    expect(error).toContain('"other" is not one of the tensors')
+    expect(answered(await service.handle(await ask(of, 2n, { cumulative: 10n }))).receipt.cumulative).toBe(10n)
+  })
+
+  test('behavior: a journal that cannot be written loses the job, not the money, and the next job works', async () => {
+    const real = openJournal(join(folder, 'full.sqlite'))
+    let full = true
+    const journal: Journal = {
+      ...real,
+      commit(entries, vouchers) {
+        if (full) throw new Error('disk full')
+        real.commit(entries, vouchers)
+      },
+    }
+    const { service } = open({ journal })
+    const of = await channel()
+    expect(refused(await service.handle(await ask(of, 1n)))).toBe('job_lost')
+    full = false
+    expect(answered(await service.handle(await ask(of, 2n, { cumulative: 10n }))).receipt.cumulative).toBe(10n)
+  })
+
+  test('behavior: a journal reopened holds the receipt, its proof and the voucher', async () => {
+    const path = join(folder, 'reopened.sqlite')
+    const { service, journal } = open({ journal: openJournal(path) })
+    const of = await channel()
+    const answer = answered(await service.handle(await ask(of, 1n)))
+    journal.close()
+    const again = openJournal(path)
+    expect(again.find(of.id, 1n)).toMatchObject({
+      receipt: { job: 1n, cumulative: 10n },
+      answer: answer.body,
+      signature: answer.signature,
+    })
+    expect(again.channel(of.id)?.voucher?.cumulative).toBe(10n)
+    expect(again.runners()).toEqual([signer.address])
+    again.close()
+  })
+
+  test('behavior: an executor killed in the middle of a run costs nothing and is replaced', async () => {
+    let kill = true
+    const model = served()
+    const { service } = open({
+      model: {
+        ...model,
+        run: (feeds, deadlineMs) => {
+          const running = model.run(feeds, deadlineMs)
+          if (kill) process.kill(executor.pid()!, 'SIGKILL')
+          return running
+        },
+      },
+    })
+    const of = await channel()
+    expect(answered(await service.handle(await ask(of, 1n))).receipt).toMatchObject({ status: 2, cumulative: 0n })
+    kill = false
+    expect(answered(await service.handle(await ask(of, 2n, { cumulative: 10n }))).receipt).toMatchObject({
+      status: 0,
+      cumulative: 10n,
+    })
+  })
+
+  test('behavior: a run past its deadline is killed, proven and free', async () => {
+    const big = writeMlp('big', randomMlp([64, 4_096, 4_096, 4_096, 10]))
+    const bigDigest = toHex(new Uint8Array(32).fill(9))
+    await executor.load({ digest: bigDigest, graph: big, external: [] })
+    const many: Tensor = { name: 'pixels', datatype: 'FP32', shape: [4_000, 64], data: new Uint8Array(4_000 * 256) }
+    await expect(executor.run(bigDigest, [many], 20)).rejects.toMatchObject({ name: 'RunDeadlineError' })
+    expect(await executor.run(digest, [pixels], 20_000)).toHaveLength(1)
+  })
+
+  test('behavior: rows that share a run have the bits they have alone, and admission found so', async () => {
+    expect(await canShareRuns(manifest, (feeds) => executor.run(digest, feeds, 20_000))).toBe(true)
+    const { service } = open()
+    const of = await channel()
+    const requests = await Promise.all(
+      Array.from({ length: 16 }, (_, index) =>
+        ask(of, BigInt(index + 1), {
+          cumulative: 160n,
+          tensors: [{ ...pixels, data: pixels.data.map((byte, at) => (at % 4 === 0 ? byte ^ index : byte)) }],
+        }),
+      ),
+    )
+    const answers = (await Promise.all(requests.map((request) => service.handle(request)))).map(answered)
+    expect(Math.max(...answers.map(({ proof }) => proof.count))).toBeGreaterThan(1)
+    for (const [index, answer] of answers.entries()) {
+      const { tensors } = decodeBody(
+        'outputs',
+        await of.envelope.open(BigInt(index + 1), direction.answer, answer.body),
+      )
+      const data = pixels.data.map((byte, at) => (at % 4 === 0 ? byte ^ index : byte))
+      const [alone] = await executor.run(digest, [{ ...pixels, data }], 20_000)
+      expect(toHex(tensors[0]!.data)).toBe(toHex(alone!.data))
+    }
+  })
+
+  test('refusal: bytes that are no model, and the executor lives on', async () => {
+    await expect(
+      executor.load({ digest: toHex(new Uint8Array(32)), graph: graph.slice(0, 500), external: [] }),
+    ).rejects.toMatchObject({ name: 'ModelError' })
+    expect(await executor.run(digest, [pixels], 20_000)).toHaveLength(1)
+  })
+
+  test('behavior: the native and the portable signer write the same bytes', async () => {
+    const secret = fromHex(developmentKey('runner'), 32)
+    const portable = createRunnerSigner(secret, null)
+    for (let i = 0; i < 20; i++) {
+      const message = fromHex(developmentKey(`message ${i}`), 32)
+      expect(await portable.sign(message)).toEqual(await signer.sign(message))
+    }
+    expect(portable.address).toBe(signer.address)
+    expect(concat(portable.publicKey)).toEqual(concat(signer.publicKey))
+  })
+})

@@ -22,7 +22,8 @@ function run(command: string, args: string[]): Promise<number> {
 async function vitest(args: string[]): Promise<Sum> {
   const report = join(stateDir, 'vitest.json')
   rmSync(report, { force: true })
-  const code = await run(bin('vitest'), [
+  const code = await run(process.execPath, [
+    join(root, 'node_modules/vitest/vitest.mjs'),
     'run',
     '--reporter=default',
     '--reporter=json',

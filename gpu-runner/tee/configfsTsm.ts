@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, rmdir, writeFile } from 'node:fs/promises'
+import * as files from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Tee } from './tee.ts'
 
@@ -8,8 +8,23 @@ export class TeeUnavailableError extends Error {
   override name = 'TeeUnavailableError'
 }
 
+/** Names the file operations configfs answers to. */
+export type FileOperations = {
+  mkdir(path: string): Promise<unknown>
+  readFile(path: string): Promise<Uint8Array>
+  writeFile(path: string, data: Uint8Array): Promise<void>
+  rmdir(path: string): Promise<void>
+}
+
 /** Takes TDX quotes from the kernel (Linux ABI testing/configfs-tsm-report): one directory a request, and the generation must be the one this write made, or another writer was in between. */
-export function configfsTsm(root = '/sys/kernel/config/tsm/report'): Tee {
+export function configfsTsm(
+  root = '/sys/kernel/config/tsm/report',
+  { mkdir, readFile, writeFile, rmdir }: FileOperations = files,
+): Tee {
+  const text = async (path: string) =>
+    Buffer.from(await readFile(path))
+      .toString('utf8')
+      .trim()
   return {
     root: 'vendor',
     async evidence(reportData) {
@@ -20,10 +35,10 @@ export function configfsTsm(root = '/sys/kernel/config/tsm/report'): Tee {
         })
       })
       try {
-        const generation = async () => Number((await readFile(join(entry, 'generation'), 'utf8')).trim())
+        const generation = async () => Number(await text(join(entry, 'generation')))
         const before = await generation()
         await writeFile(join(entry, 'inblob'), reportData)
-        const provider = (await readFile(join(entry, 'provider'), 'utf8')).trim()
+        const provider = await text(join(entry, 'provider'))
         if (provider !== 'tdx_guest')
           throw new TeeUnavailableError(`The kernel's TEE is "${provider}"; this runner takes tdx_guest.`)
         const quote = new Uint8Array(await readFile(join(entry, 'outblob')))

@@ -1,9 +1,12 @@
 import {
+  type Abi,
   type Account,
   type Address,
   createPublicClient,
   createWalletClient,
+  decodeErrorResult,
   defineChain,
+  encodeFunctionData,
   http,
   type PublicClient,
   type WalletClient,
@@ -33,6 +36,20 @@ export const claimStatuses = [
 /** Reports a transaction that reverted. */
 export class TransactionRevertedError extends Error {
   override name = 'TransactionRevertedError'
+}
+
+/** Finds the contract's own name for why a call would revert. */
+function revertReason(abi: Abi, error: unknown): string {
+  for (let cause = error; cause instanceof Error; cause = cause.cause) {
+    const { data } = cause as { data?: unknown }
+    if (typeof data !== 'string' || !data.startsWith('0x') || data.length < 10) continue
+    try {
+      return `The contract refuses the call: ${decodeErrorResult({ abi, data: data as Hex }).errorName}.`
+    } catch {
+      return `The contract refuses the call: ${data.slice(0, 10)}.`
+    }
+  }
+  return error instanceof Error ? (error.message.split('\n')[0] ?? 'The call failed.') : 'The call failed.'
 }
 
 /** Holds what settling needs of one channel. */
@@ -86,6 +103,16 @@ export function connectChain({
     const receipt = await publicClient.waitForTransactionReceipt({ hash, timeout: 120_000 })
     if (receipt.status !== 'success') throw new TransactionRevertedError(`Transaction ${hash} reverted.`)
     return { hash, gasUsed: receipt.gasUsed }
+  }
+  /** Sends with a fifth more gas than estimated: a clock that ticks between estimate and block can take a dearer branch, and the exact estimate would then run out. */
+  const send = async (to: Address, abi: Abi, data: Hex) => {
+    let estimate: bigint
+    try {
+      estimate = await publicClient.estimateGas({ account, to, data })
+    } catch (error) {
+      throw new TransactionRevertedError(revertReason(abi, error), { cause: error })
+    }
+    return confirm(await wallet.sendTransaction({ ...write, to, data, gas: (estimate * 12n) / 10n }))
   }
   const claimOf = ({ channel, entry }: Claimable) => ({
     terms: channel.terms,
@@ -146,14 +173,11 @@ export function connectChain({
       })
       const half = (bytes: Uint8Array, index: 0 | 1) => toHex(bytes.subarray(index * 32, index * 32 + 32))
       if (notAfter === 0n) {
-        await confirm(
-          await wallet.writeContract({
-            ...write,
-            address: registry,
-            abi: runnerRegistryAbi,
-            functionName: 'registerPck',
-            args: [toHex(pck.tbs), half(pck.signature, 0), half(pck.signature, 1)],
-          }),
+        const args = [toHex(pck.tbs), half(pck.signature, 0), half(pck.signature, 1)] as const
+        await send(
+          registry,
+          runnerRegistryAbi,
+          encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'registerPck', args }),
         )
       }
       const attestation = {
@@ -174,35 +198,24 @@ export function connectChain({
         provider: account.address,
         signature: toHex(signature),
       }
-      const { hash } = await confirm(
-        await wallet.writeContract({
-          ...write,
-          address: registry,
-          abi: runnerRegistryAbi,
-          functionName: 'register',
-          args: [attestation],
-        }),
-      )
+      const data = encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'register', args: [attestation] })
+      const { hash } = await send(registry, runnerRegistryAbi, data)
       return hash
     },
     async settle(claims, signature) {
-      return confirm(
-        await wallet.writeContract({
-          ...write,
-          address: escrow,
-          abi: escrowAbi,
-          functionName: 'settle',
-          args: [claims.map(claimOf), toHex(signature)],
-        }),
+      return send(
+        escrow,
+        escrowAbi,
+        encodeFunctionData({ abi: escrowAbi, functionName: 'settle', args: [claims.map(claimOf), toHex(signature)] }),
       )
     },
     async settleOne(claim) {
       const { proof, signature } = claim.entry
       const onChain = { index: proof.index, count: proof.count, path: proof.path.map(toHex) }
-      return confirm(
-        await wallet.writeContract({
-          ...write,
-          address: escrow,
+      return send(
+        escrow,
+        escrowAbi,
+        encodeFunctionData({
           abi: escrowAbi,
           functionName: 'settleOne',
           args: [claimOf(claim), onChain, toHex(signature)],

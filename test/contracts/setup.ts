@@ -84,6 +84,9 @@ export async function openContracts(chainId?: number) {
     platformCaDer: tee.platformCaDer,
     qeSigner: `0x${developmentQeSigner}`,
     workloads: [workload],
+  }).catch(async (error: unknown) => {
+    await chain.stop()
+    throw error
   })
   const domain = { chainId: chain.chainId, escrow: contracts.escrow.toLowerCase() as Hex }
   const wallet = (party: string): WalletClient & { account: Account } => walletOf(developmentKey(party), rpcUrl)

@@ -70,6 +70,8 @@ export type RunnerChain = ChainReader & {
   settle(claims: Claimable[], signature: Uint8Array): Promise<{ hash: Hex; gasUsed: bigint }>
   /** Claims one channel with the proof its receipt already has, as anyone may. */
   settleOne(claim: Claimable): Promise<{ hash: Hex; gasUsed: bigint }>
+  /** Tells what a claim would pay now; zero when the escrow would refuse it. */
+  preview(claim: Claimable, runner: Hex): Promise<bigint>
   signTypedSuccession(digest: Uint8Array): Promise<Uint8Array>
 }
 
@@ -201,6 +203,15 @@ export function connectChain({
       const data = encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'register', args: [attestation] })
       const { hash } = await send(registry, runnerRegistryAbi, data)
       return hash
+    },
+    async preview(claim, runner) {
+      const [, amount] = await publicClient.readContract({
+        address: escrow,
+        abi: escrowAbi,
+        functionName: 'preview',
+        args: [claimOf(claim), runner],
+      })
+      return amount
     },
     async settle(claims, signature) {
       return send(

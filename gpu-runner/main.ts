@@ -13,7 +13,7 @@ import { connectChain } from './chain.ts'
 import { readConfig } from './config.ts'
 import { canShareRuns } from './engine/admission.ts'
 import { createExecutor } from './engine/executor.ts'
-import { fetchModel, type ModelJson } from './engine/models.ts'
+import { checkListing, fetchModel, type ModelJson } from './engine/models.ts'
 import { openJournal } from './journal.ts'
 import { type Link, openLink } from './link.ts'
 import { createLog } from './log.ts'
@@ -137,6 +137,11 @@ async function admitModels(): Promise<void> {
 
 async function admitModel(json: ModelJson): Promise<void> {
   try {
+    await checkListing(json, {
+      domain,
+      now: Math.floor(now() / 1000),
+      contractSignature: chain.contractSignature,
+    })
     const model = await fetchModel(json, {
       cacheDir: join(config.ASSAY_STATE, 'models'),
       fetchArtifact: async (digest) => new Uint8Array(await (await edge(`/v1/artifacts/${digest}`)).arrayBuffer()),
@@ -295,12 +300,17 @@ process.on('SIGTERM', () => void stop())
 process.on('SIGINT', () => void stop())
 
 // New listings are picked up, and the registration renewed well before it runs out, with the same keys and a fresh nonce.
+let settledAt = now()
 while (!stopping.signal.aborted) {
   await sleep(2_000, undefined, { signal: stopping.signal }).catch(() => {})
   if (stopping.signal.aborted) break
   try {
     await admitModels()
     if (validUntil - now() / 1000 < 6 * 3600) await attest()
+    if (now() - settledAt > config.ASSAY_SETTLE_SECONDS * 1000) {
+      settledAt = now()
+      await settle()
+    }
   } catch (error) {
     log('refresh_failed', { message: error instanceof Error ? error.message : 'unknown' })
   }

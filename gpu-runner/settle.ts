@@ -50,7 +50,9 @@ export async function settleJournal({
       if (!channel?.voucher || !entry) continue
       const claim =
         entry.receipt.cumulative < channel.voucher.cumulative ? entry.receipt.cumulative : channel.voucher.cumulative
-      if (claim > (await chain.settledOf(toHex(id)))) owed.push({ channel, entry })
+      if (claim <= (await chain.settledOf(toHex(id)))) continue
+      // A claim the escrow would refuse only burns gas, so it waits until it would be paid.
+      if ((await chain.preview({ channel, entry }, runner)) > 0n) owed.push({ channel, entry })
     }
     if (runner !== signer.address) {
       for (const claim of owed) await done([claim], await chain.settleOne(claim))

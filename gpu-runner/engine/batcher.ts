@@ -1,6 +1,7 @@
 import { concat } from '../../protocol/bytes.ts'
 import { rowBytes } from '../../protocol/oip.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
+import { RunDeadlineError } from './executor.ts'
 
 /** Tells one job's outputs, or why it has none. */
 export type RunResult = { outputs: Tensor[] } | { error: Error }
@@ -72,7 +73,7 @@ export class Batcher<T> {
   async #runGroup(group: QueuedRun<T>[]): Promise<{ tag: T; result: RunResult }[]> {
     const { run, now } = this.#deps
     const budget = (jobs: QueuedRun<T>[]) => Math.max(...jobs.map((job) => job.deadline)) - now()
-    if (group.length > 1) {
+    if (group.length > 1 && budget(group) > 0) {
       try {
         const outputs = split(await run(joinFeeds(group.map((job) => job.feeds)), budget(group)), group)
         return group.map((job, index) => ({ tag: job.tag, result: { outputs: outputs[index]! } }))
@@ -82,6 +83,11 @@ export class Batcher<T> {
     }
     const results: { tag: T; result: RunResult }[] = []
     for (const job of group) {
+      // Started late, it would only be killed at once, and the process with it.
+      if (budget([job]) <= 0) {
+        results.push({ tag: job.tag, result: { error: new RunDeadlineError('The deadline passed in the queue.') } })
+        continue
+      }
       try {
         results.push({ tag: job.tag, result: { outputs: await run(job.feeds, budget([job])) } })
       } catch (error) {

@@ -1,10 +1,12 @@
 import { createHash } from 'node:crypto'
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Hex } from '../../protocol/bytes.ts'
-import type { Listing } from '../../protocol/listing.ts'
+import { fromHex, type Hex } from '../../protocol/bytes.ts'
+import type { Domain } from '../../protocol/eip712.ts'
+import { type Listing, listingDigest } from '../../protocol/listing.ts'
 import { type Manifest, modelDigest, parseManifest } from '../../protocol/manifest.ts'
 import { readGraph } from '../../protocol/onnx/reader.ts'
+import { recoverAddress } from '../../protocol/secp256k1.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
 import type { LoadableModel } from './executor.ts'
 
@@ -37,6 +39,29 @@ export function listingFromJson(json: Record<string, string | number>): Listing 
     validUntil: BigInt(json.validUntil!),
     nonce: BigInt(json.nonce!),
   }
+}
+
+/** Checks that a listing is its publisher's word about this model, so that an edge cannot name another price or payee. `now` in unix seconds. Throws ModelRefusedError. */
+export async function checkListing(
+  { digest, listing: json, signature }: ModelJson,
+  {
+    domain,
+    now,
+    contractSignature,
+  }: {
+    domain: Domain
+    now: number
+    contractSignature: (owner: Hex, digest: Uint8Array, signature: Uint8Array) => Promise<boolean | null>
+  },
+): Promise<void> {
+  const listing = listingFromJson(json)
+  if (listing.model !== digest) throw new ModelRefusedError('The listing is for another model.')
+  if (listing.validUntil < BigInt(now)) throw new ModelRefusedError(`The listing ran out at ${listing.validUntil}.`)
+  const signed = listingDigest(domain, listing)
+  const bytes = fromHex(signature)
+  const publisher = listing.publisher.toLowerCase() as Hex
+  if (recoverAddress(signed, bytes) !== publisher && (await contractSignature(publisher, signed, bytes)) !== true)
+    throw new ModelRefusedError('The listing is not signed by its publisher.')
 }
 
 /** Fetches a model's files by digest, from the cache or the edge, and checks every byte. Throws ModelRefusedError. */

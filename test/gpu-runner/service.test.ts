@@ -392,6 +392,34 @@ describe('JobService', () => {
     expect(await executor.run(digest, [pixels], 20_000)).toHaveLength(1)
   })
 
+  test('behavior: the longest deadline a frame can carry kills nothing', async () => {
+    const before = executor.pid()
+    expect(await executor.run(digest, [pixels], 0xffff_ffff)).toHaveLength(1)
+    expect(executor.pid()).toBe(before)
+  })
+
+  test("behavior: one job's deadline costs another job time, not its answer", async () => {
+    const big = writeMlp('big', randomMlp([64, 4_096, 4_096, 4_096, 10]))
+    const bigDigest = toHex(new Uint8Array(32).fill(8))
+    await executor.load({ digest: bigDigest, graph: big, external: [] })
+    const many: Tensor = { name: 'pixels', datatype: 'FP32', shape: [4_000, 64], data: new Uint8Array(4_000 * 256) }
+    const late = expect(executor.run(bigDigest, [many], 20)).rejects.toMatchObject({ name: 'RunDeadlineError' })
+    expect(await executor.run(digest, [pixels], 20_000)).toHaveLength(1)
+    await late
+  })
+
+  test('behavior: a job whose deadline passed in the queue is told so and never run', async () => {
+    let runs = 0
+    const run: ServedModel['run'] = async (feeds, deadlineMs) => {
+      runs++
+      return executor.run(digest, feeds, deadlineMs)
+    }
+    const { service } = open({ model: { ...served(), run } })
+    const of = await channel()
+    const { receipt, detail } = answered(await service.handle(await ask(of, 1n, { deadlineMs: 0 })))
+    expect([receipt.status, receipt.cumulative, detail.price, runs]).toEqual([3, 0n, 0n, 0])
+  })
+
   test('behavior: rows that share a run have the bits they have alone, and admission found so', async () => {
     expect(await canShareRuns(manifest, (feeds) => executor.run(digest, feeds, 20_000))).toBe(true)
     const { service } = open()

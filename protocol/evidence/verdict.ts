@@ -50,6 +50,18 @@ export const refusalReasons = [
   'platform_denied',
   'report_data',
   'statement',
+  'malformed_evidence',
+  'unsupported_evidence',
+  'evidence_signature',
+  'evidence_too_old',
+  'platform_mismatch',
+  'nonce_mismatch',
+  'firmware_mismatch',
+  'gpu_mode',
+  'gpu_repeated',
+  'gpu_link',
+  'rim_invalid',
+  'rim_mismatch',
 ] as const
 
 /** Names why evidence is refused. */
@@ -58,23 +70,13 @@ export type EvidenceRefusalReason = (typeof refusalReasons)[number]
 /** Refuses evidence: the reason from a closed list, and what was compared. */
 export type Refusal = { reason: EvidenceRefusalReason; detail: string }
 
-/** Holds what a TDX quote measures, as hexadecimal. */
-export type Measurement = {
-  workload: Hex
-  mrtd: Hex
-  rtmr0: Hex
-  rtmr1: Hex
-  rtmr2: Hex
-  rtmr3: Hex
-  mrconfigid: Hex
-  xfam: Hex
-  tdattributes: Hex
-}
+/** Holds what evidence measures, by the format's own names, as hexadecimal; `workload` is the one digest that stands for all of it. */
+export type Measurement = { workload: Hex } & Record<string, Hex>
 
 /** Judges evidence: a value, never an exception. What was not checked is `unknown`. `validUntil` in unix seconds is the earliest expiry of anything it rests on. */
 export type Verdict = {
   verdict: 'verified' | 'refuted' | 'unknown'
-  tee: 'tdx'
+  tee: 'tdx' | 'snp' | 'nitro' | 'gpu'
   root: 'vendor' | 'development'
   tcbStatus: TcbStatus | null
   moduleStatus: TcbStatus | null

@@ -1,8 +1,8 @@
 import { EncodingError } from '../bytes.ts'
 import type { Collateral, Evidence } from './index.ts'
 import { parseMembers } from './json.ts'
+import { readPckExtension } from './pck.ts'
 import { parseTdxQuote } from './quote.ts'
-import { readPckExtension } from './tdx.ts'
 import { parseCertificate } from './x509.ts'
 
 /** Reports that a collateral service could not be reached or answered with something else. */

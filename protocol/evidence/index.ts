@@ -1,9 +1,9 @@
 import { EncodingError, fromBase64, toBase64 } from '../bytes.ts'
-import type { Policy } from './policy.ts'
-import type { Roots } from './roots.ts'
-import { type TdxCollateral, verifyTdx } from './tdx.ts'
+import { type TdxCollateral, type TdxContext, verifyTdx } from './tdx.ts'
 import type { Verdict } from './verdict.ts'
 
+export { createEvidenceCache, type EvidenceCache } from './cache.ts'
+export type { Check, Trace } from './checks.ts'
 export { defaultPolicy, type Policy } from './policy.ts'
 export { type Roots, vendorRoots } from './roots.ts'
 export type { TdxCollateral } from './tdx.ts'
@@ -19,7 +19,7 @@ export type Collateral = { format: 'tdx' } & TdxCollateral
 export async function verifyEvidence(
   evidence: Evidence,
   collateral: Collateral | null,
-  context: { now: number; roots: Roots; policy: Policy },
+  context: TdxContext,
 ): Promise<Verdict> {
   return verifyTdx(evidence.quote, collateral, context)
 }

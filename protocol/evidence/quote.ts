@@ -22,6 +22,7 @@ export type TdxQuote = {
 /** Holds the fields of a TD report body that verification reads. */
 export type TdReport = {
   teeTcbSvn: Uint8Array
+  mrSeam: Uint8Array
   mrSignerSeam: Uint8Array
   seamAttributes: Uint8Array
   tdAttributes: Uint8Array
@@ -66,6 +67,7 @@ function readBody(bytes: Uint8Array): TdReport {
   const later = bytes.length > 584
   return {
     teeTcbSvn: field(0, 16),
+    mrSeam: field(16, 48),
     mrSignerSeam: field(64, 48),
     seamAttributes: field(112, 8),
     tdAttributes: field(120, 8),

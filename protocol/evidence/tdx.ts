@@ -1,162 +1,39 @@
-import { concat, EncodingError, equalBytes, fromHex, toHex, utf8 } from '../bytes.ts'
+import { concat, EncodingError, equalBytes, type Hex, toHex } from '../bytes.ts'
 import { sha256 } from '../hash.ts'
-import { asn1, DerReader, inside, readOid, readSmall } from './der.ts'
-import { parseMembers } from './json.ts'
-import type { Policy } from './policy.ts'
+import { type EvidenceCache, noCache } from './cache.ts'
+import { step, type Trace } from './checks.ts'
+import { type PckPlatform, readPckExtension } from './pck.ts'
+import type { Policy, TdxMeasurements } from './policy.ts'
 import { parseTdxQuote, type TdReport, type TdxQuote, tdxWorkload, UnsupportedQuoteError } from './quote.ts'
 import type { Roots } from './roots.ts'
+import {
+  checkDates,
+  type Level,
+  type QeIdentity,
+  reading,
+  type TcbInfo,
+  type TdxCollateral,
+  unwrap,
+  type VettedTdxCollateral,
+  vetTdxCollateral,
+} from './tdxCollateral.ts'
 import { type Claim, type Refusal, Refused, require, type TcbStatus, tcbStatuses, type Verdict } from './verdict.ts'
 import {
   type Certificate,
-  checkCrl,
+  type Crl,
+  checkCrlSignature,
+  checkCrlStatus,
   checkIssued,
   checkWindow,
   parseCertificate,
-  parseCrl,
-  parsePem,
   verifyP256,
 } from './x509.ts'
 
-/** Holds what Intel publishes about a platform: texts exactly as signed, signatures as hex r ‖ s, chains as PEM, CRLs as DER. */
-export type TdxCollateral = {
-  tcbInfo: string
-  tcbInfoSignature: string
-  tcbInfoChain: string
-  qeIdentity: string
-  qeIdentitySignature: string
-  qeIdentityChain: string
-  pckCrl: Uint8Array
-  pckCrlChain: string
-  rootCaCrl: Uint8Array
-}
+export type { TdxCollateral } from './tdxCollateral.ts'
 
-type PckTcb = { components: number[]; pceSvn: number; pceId: string; fmspc: string }
+/** Holds what a verification rests on besides the evidence: the clock (unix seconds), the roots, the policy; and, optionally, a cache and somewhere to tell each row. */
+export type TdxContext = { now: number; roots: Roots; policy: Policy; cache?: EvidenceCache; trace?: Trace }
 
-const sgxExtension = '1.2.840.113741.1.13.1'
-
-/** Reads Intel's SGX extension of a PCK certificate (Intel SGX PCK Certificate specification, §1.3.5). Throws EncodingError. */
-export function readPckExtension(certificate: Certificate): PckTcb {
-  const extension = certificate.extensions.get(sgxExtension)
-  if (!extension) throw new EncodingError('The PCK certificate lacks the SGX extension.')
-  const components = new Array<number>(16).fill(-1)
-  let pceSvn = -1
-  let pceId = ''
-  let fmspc = ''
-  const each = (list: DerReader, visit: (oid: string, value: ReturnType<DerReader['next']>) => void) => {
-    const seen = new Set<string>()
-    while (!list.done) {
-      const pair = inside(list.next(asn1.sequence))
-      const oid = readOid(pair.next(asn1.oid))
-      if (seen.has(oid)) throw new EncodingError(`SGX extension names ${oid} twice.`)
-      seen.add(oid)
-      visit(oid, pair.next())
-      pair.end()
-    }
-  }
-  const outer = new DerReader(extension)
-  const list = inside(outer.next(asn1.sequence))
-  outer.end()
-  each(list, (oid, value) => {
-    if (oid === `${sgxExtension}.3`) pceId = toHex(value.content).slice(2)
-    if (oid === `${sgxExtension}.4`) fmspc = toHex(value.content).slice(2)
-    if (oid !== `${sgxExtension}.2`) return
-    each(inside(value), (inner, svn) => {
-      const index = Number(inner.slice(`${sgxExtension}.2.`.length))
-      if (index >= 1 && index <= 16) components[index - 1] = readSmall(svn)
-      else if (index === 17) pceSvn = readSmall(svn)
-    })
-  })
-  if (components.includes(-1) || pceSvn < 0 || pceId.length !== 4 || fmspc.length !== 12) {
-    throw new EncodingError('The SGX extension lacks a component, PCESVN, PCE id or FMSPC.')
-  }
-  return { components, pceSvn, pceId, fmspc }
-}
-
-type Level = {
-  components?: number[]
-  tdx?: number[]
-  pceSvn?: number
-  isvSvn?: number
-  status: TcbStatus
-  advisories: string[]
-}
-
-function record(value: unknown, where: string): Record<string, unknown> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new EncodingError(`Collateral: ${where} is not an object.`)
-  return value as Record<string, unknown>
-}
-
-function array(value: unknown, where: string): unknown[] {
-  if (!Array.isArray(value)) throw new EncodingError(`Collateral: ${where} is not a list.`)
-  return value
-}
-
-function whole(value: unknown, where: string): number {
-  if (!Number.isInteger(value) || (value as number) < 0)
-    throw new EncodingError(`Collateral: ${where} is not a whole number.`)
-  return value as number
-}
-
-function hexField(value: unknown, size: number, where: string): Uint8Array {
-  if (typeof value !== 'string') throw new EncodingError(`Collateral: ${where} is not hexadecimal.`)
-  return fromHex(value, size)
-}
-
-function time(value: unknown, where: string): number {
-  if (typeof value !== 'string' || !/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/.test(value))
-    throw new EncodingError(`Collateral: ${where} is not a time.`)
-  const seconds = Date.parse(value) / 1000
-  if (!Number.isFinite(seconds)) throw new EncodingError(`Collateral: ${where} is not a time.`)
-  return seconds
-}
-
-function readComponents(value: unknown, where: string): number[] {
-  const list = array(value, where)
-  if (list.length !== 16) throw new EncodingError(`Collateral: ${where} has ${list.length} components, not 16.`)
-  return list.map((entry, index) => whole(record(entry, where).svn, `${where}[${index}].svn`))
-}
-
-function readLevel(value: unknown, platform: boolean): Level {
-  const level = record(value, 'TCB level')
-  const tcb = record(level.tcb, 'tcb')
-  const status = level.tcbStatus as TcbStatus
-  if (!(tcbStatuses as readonly string[]).includes(status)) throw new EncodingError('Collateral: unknown TCB status.')
-  time(level.tcbDate, 'tcbDate')
-  const advisories = level.advisoryIDs === undefined ? [] : array(level.advisoryIDs, 'advisoryIDs').map(String)
-  if (!platform) return { isvSvn: whole(tcb.isvsvn, 'isvsvn'), status, advisories }
-  return {
-    components: readComponents(tcb.sgxtcbcomponents, 'sgxtcbcomponents'),
-    tdx: readComponents(tcb.tdxtcbcomponents, 'tdxtcbcomponents'),
-    pceSvn: whole(tcb.pcesvn, 'pcesvn'),
-    status,
-    advisories,
-  }
-}
-
-type Signed = { value: Record<string, unknown>; issueDate: number; nextUpdate: number; evaluation: number }
-
-function readSigned(text: string): Signed {
-  const { value } = parseMembers(text)
-  return {
-    value,
-    issueDate: time(value.issueDate, 'issueDate'),
-    nextUpdate: time(value.nextUpdate, 'nextUpdate'),
-    evaluation: whole(value.tcbEvaluationDataNumber, 'tcbEvaluationDataNumber'),
-  }
-}
-
-/** Turns a malformed-input exception into a refusal. */
-function reading<T>(reason: Refusal['reason'], read: () => T): T {
-  try {
-    return read()
-  } catch (error) {
-    if (error instanceof EncodingError) throw new Refused(reason, error.message)
-    throw error
-  }
-}
-
-type Context = { now: number; roots: Roots; policy: Policy }
 type Found = Pick<
   Verdict,
   | 'tcbStatus'
@@ -170,56 +47,50 @@ type Found = Pick<
   | 'claims'
 >
 
-/** Reads a chain, checks its windows and signatures, and that it ends in the pinned root. */
-async function checkChain(ders: Uint8Array[], leafName: RegExp, { now, roots }: Context): Promise<Certificate[]> {
-  const certificates = reading('certificate_invalid', () => ders.map(parseCertificate))
-  const root = certificates.at(-1)
-  require(root !== undefined &&
-    equalBytes(root.der, roots.intel), 'untrusted_root', `The chain does not end in the pinned ${roots.kind} root.`)
-  for (const certificate of certificates) checkWindow(certificate, now)
-  for (let i = 0; i < certificates.length; i++) await checkIssued(certificates[i]!, certificates[i + 1] ?? root)
-  const leaf = certificates[0]!
-  require(!leaf.isCa &&
-    leafName.test(
-      leaf.commonName,
-    ), 'certificate_role', `"${leaf.commonName}" does not have the role ${leafName.source}.`)
-  return certificates
-}
+type Chain = { pck: Certificate; intermediate: Certificate; root: Certificate }
 
-async function checkSigned(
-  text: string,
-  signature: string,
-  chain: string,
-  rootCrl: ReturnType<typeof parseCrl>,
-  context: Context,
-): Promise<Signed & { chainExpiry: number }> {
-  // The role matters: without it, a key taken out of any one machine could sign collateral for all of them.
-  const pem = reading('certificate_invalid', () => parsePem(chain))
-  const [signer, root] = await checkChain(pem, /SGX TCB Signing$/, context)
-  require(pem.length === 2, 'certificate_invalid', 'The TCB signing chain is not leaf and root.')
-  await checkCrl(rootCrl, root!, [signer!], context.now)
-  const bytes = reading('malformed_collateral', () => fromHex(signature, 64))
-  require(await verifyP256(
-    signer!.publicKey,
-    bytes,
-    utf8(text),
-  ), 'collateral_signature', 'The signature over the collateral text does not verify.')
-  const signed = reading('malformed_collateral', () => readSigned(text))
-  const { now, policy } = context
-  require(now >= signed.issueDate &&
-    now <=
-      signed.nextUpdate, 'collateral_stale', `Collateral covers ${signed.issueDate} to ${signed.nextUpdate}, now is ${now}.`)
-  require(now - signed.issueDate <=
-    policy.maxCollateralAgeSeconds, 'collateral_too_old', `Collateral is ${now - signed.issueDate} s old; the policy allows ${policy.maxCollateralAgeSeconds} s.`)
-  require(signed.evaluation >=
-    policy.minTcbEvaluationDataNumber, 'collateral_too_old', `TCB evaluation ${signed.evaluation} is below the policy's ${policy.minTcbEvaluationDataNumber}.`)
-  return { ...signed, chainExpiry: Math.min(signer!.notAfter, root!.notAfter) }
+/** Reads and checks the PCK chain: pinned root, names, roles, signatures. The two issuers are the same for every machine, so they are remembered. */
+async function checkPckChain(
+  quote: TdxQuote,
+  context: Required<Pick<TdxContext, 'cache'>> & TdxContext,
+): Promise<Chain> {
+  const { roots, cache, now } = context
+  const [leafDer, intermediateDer, rootDer] = quote.chain as [Uint8Array, Uint8Array, Uint8Array]
+  require(equalBytes(
+    rootDer,
+    roots.intel,
+  ), 'untrusted_root', `The chain does not end in the pinned ${roots.kind} root.`)
+  const issuers = await cache.remember(
+    `tdx issuers ${toHex(sha256(concat(sha256(rootDer), sha256(intermediateDer))))}`,
+    async () => {
+      const [intermediate, root] = reading('certificate_invalid', () => [
+        parseCertificate(intermediateDer),
+        parseCertificate(rootDer),
+      ]) as [Certificate, Certificate]
+      await checkIssued(root, root)
+      await checkIssued(intermediate, root)
+      return { intermediate, root }
+    },
+  )
+  const { intermediate, root } = issuers
+  const pck = reading('certificate_invalid', () => parseCertificate(leafDer))
+  for (const certificate of [pck, intermediate, root]) checkWindow(certificate, now)
+  await checkIssued(pck, intermediate)
+  const role = (certificate: Certificate, name: RegExp) =>
+    require(name.test(
+      certificate.commonName,
+    ), 'certificate_role', `"${certificate.commonName}" does not have the role ${name.source}.`)
+  require(!pck.isCa, 'certificate_role', `"${pck.commonName}" is a certificate authority, not a platform.`)
+  role(pck, /SGX PCK Certificate$/)
+  role(intermediate, /SGX PCK (Platform|Processor) CA$/)
+  role(root, /SGX Root CA$/)
+  return { pck, intermediate, root }
 }
 
 const atLeast = (have: ArrayLike<number>, need: readonly number[], from: number) =>
   need.every((svn, index) => index < from || have[index]! >= svn)
 
-function platformLevel(levels: Level[], pck: PckTcb, teeTcbSvn: Uint8Array): Level | undefined {
+function platformLevel(levels: Level[], pck: PckPlatform, teeTcbSvn: Uint8Array): Level | undefined {
   // Byte 1 is the module's major version; from 1.5 on, indexes 0 and 1 are judged by the module identity instead (QVL 4.1.2.5.2).
   const from = teeTcbSvn[1]! > 0 ? 2 : 0
   return levels.find(
@@ -234,57 +105,39 @@ function masked(actual: Uint8Array, expected: Uint8Array, mask: Uint8Array): boo
   return actual.every((byte, index) => (byte & mask[index]!) === (expected[index]! & mask[index]!))
 }
 
-function checkModule(tcbInfo: Record<string, unknown>, body: TdReport, teeTcbSvn: Uint8Array): Level | null {
+function checkModule(tcbInfo: TcbInfo, body: TdReport, teeTcbSvn: Uint8Array): Level | null {
   const major = teeTcbSvn[1]!
-  let identity = record(tcbInfo.tdxModule, 'tdxModule')
-  let levels: Level[] | null = null
+  let identity = tcbInfo.module
   if (major > 0) {
     const id = `TDX_${major.toString(16).padStart(2, '0').toUpperCase()}`
-    const found = array(tcbInfo.tdxModuleIdentities, 'tdxModuleIdentities')
-      .map((entry) => record(entry, 'module identity'))
-      .find((entry) => entry.id === id)
+    const found = tcbInfo.modules.find((entry) => entry.id === id)
     require(found !== undefined, 'module_mismatch', `The TCB info knows no module ${id}.`)
     identity = found
-    levels = array(found.tcbLevels, 'module tcbLevels').map((level) => readLevel(level, false))
   }
   require(equalBytes(
     body.mrSignerSeam,
-    hexField(identity.mrsigner, 48, 'module mrsigner'),
+    identity.mrSigner,
   ), 'module_mismatch', "MRSIGNERSEAM is not the module identity's signer.")
-  const attributes = hexField(identity.attributes, 8, 'module attributes')
-  require(masked(body.seamAttributes, attributes, hexField(identity.attributesMask, 8, 'module attributesMask')) &&
+  require(masked(body.seamAttributes, identity.attributes, identity.mask) &&
     body.seamAttributes.every(
       (byte) => byte === 0,
     ), 'module_mismatch', "SEAMATTRIBUTES are not the module identity's, or not zero.")
-  if (!levels) return null
-  const level = levels.find((candidate) => teeTcbSvn[0]! >= candidate.isvSvn!)
+  if (!identity.levels) return null
+  const level = identity.levels.find((candidate) => teeTcbSvn[0]! >= candidate.isvSvn!)
   require(level !== undefined, 'tcb_status', 'No level of the module identity matches the module.')
   return level
 }
 
-function qeLevel(identity: Record<string, unknown>, report: Uint8Array): Level {
+function checkQe(identity: QeIdentity, report: Uint8Array): Level {
   const view = new DataView(report.buffer, report.byteOffset, report.byteLength)
-  const little = (text: unknown, where: string) => new DataView(hexField(text, 4, where).slice().buffer).getUint32(0)
-  require(identity.id === 'TD_QE' &&
-    whole(identity.version, 'version') >= 2, 'qe_identity_mismatch', 'The identity is not TD_QE version 2.')
-  const mask = little(identity.miscselectMask, 'miscselectMask')
-  require((view.getUint32(16, true) & mask) ===
-    (little(identity.miscselect, 'miscselect') & mask), 'qe_identity_mismatch', 'MISCSELECT differs.')
-  require(masked(
-    report.subarray(48, 64),
-    hexField(identity.attributes, 16, 'attributes'),
-    hexField(identity.attributesMask, 16, 'attributesMask'),
-  ), 'qe_identity_mismatch', 'ATTRIBUTES differ.')
-  require(equalBytes(
-    report.subarray(128, 160),
-    hexField(identity.mrsigner, 32, 'mrsigner'),
-  ), 'qe_identity_mismatch', 'MRSIGNER differs.')
-  require(view.getUint16(256, true) ===
-    whole(identity.isvprodid, 'isvprodid'), 'qe_identity_mismatch', 'ISVPRODID differs.')
+  const same = (holds: boolean, field: string) => require(holds, 'qe_identity_mismatch', `${field} differs.`)
+  const mask = identity.miscSelectMask
+  same((view.getUint32(16, true) & mask) === (identity.miscSelect & mask), 'MISCSELECT')
+  same(masked(report.subarray(48, 64), identity.attributes, identity.attributesMask), 'ATTRIBUTES')
+  same(equalBytes(report.subarray(128, 160), identity.mrSigner), 'MRSIGNER')
+  same(view.getUint16(256, true) === identity.isvProdId, 'ISVPRODID')
   const svn = view.getUint16(258, true)
-  const level = array(identity.tcbLevels, 'QE tcbLevels')
-    .map((entry) => readLevel(entry, false))
-    .find((candidate) => svn >= candidate.isvSvn!)
+  const level = identity.levels.find((candidate) => svn >= candidate.isvSvn!)
   require(level !== undefined, 'tcb_status', `No level of the quoting enclave's identity matches ISVSVN ${svn}.`)
   return level
 }
@@ -301,21 +154,17 @@ export function convergeStatus(platform: TcbStatus, other: TcbStatus): TcbStatus
 }
 
 async function checkSignatures(quote: TdxQuote, pck: Certificate): Promise<void> {
-  require(await verifyP256(
-    pck.publicKey,
-    quote.qeReportSignature,
-    quote.qeReport,
-  ), 'qe_report_signature', "The PCK key did not sign the quoting enclave's report.")
+  const [qeSigned, quoteSigned] = await Promise.all([
+    verifyP256(pck.publicKey, quote.qeReportSignature, quote.qeReport),
+    verifyP256(concat(new Uint8Array([4]), quote.attestationKey), quote.signature, quote.signed),
+  ])
+  require(qeSigned, 'qe_report_signature', "The PCK key did not sign the quoting enclave's report.")
   const bound = concat(sha256(concat(quote.attestationKey, quote.qeAuthData)), new Uint8Array(32))
   require(equalBytes(
     quote.qeReport.subarray(320, 384),
     bound,
   ), 'qe_report_binding', 'The quoting enclave vouches for another attestation key.')
-  require(await verifyP256(
-    concat(new Uint8Array([4]), quote.attestationKey),
-    quote.signature,
-    quote.signed,
-  ), 'quote_signature', 'The attestation key did not sign this quote.')
+  require(quoteSigned, 'quote_signature', 'The attestation key did not sign this quote.')
 }
 
 function checkAttributes(body: TdReport): void {
@@ -333,30 +182,10 @@ function checkAttributes(body: TdReport): void {
     ), 'attributes', 'A service TD is bound to this one and could move its state.')
 }
 
-/** Runs Intel's whole algorithm (DCAP quote verification library, appraisal included) over a quote; throws Refused at the first check that fails. `found` is filled in as facts become known. */
-async function verify(
-  quoteBytes: Uint8Array,
-  collateral: TdxCollateral,
-  context: Context,
-  found: Found,
-): Promise<void> {
-  const { now, policy } = context
-  const assert = (claim: string, detail: string, source: Claim['source'] = 'verifier') =>
-    found.claims.push({ claim, status: 'asserted', source, detail })
-
-  let quote: TdxQuote
-  try {
-    quote = parseTdxQuote(quoteBytes)
-  } catch (error) {
-    if (error instanceof UnsupportedQuoteError) throw new Refused('unsupported_quote', error.message)
-    if (error instanceof EncodingError) throw new Refused('malformed_quote', error.message)
-    throw error
-  }
-  const { body } = quote
-  found.reportData = toHex(body.reportData)
-  found.debug = (body.tdAttributes[0]! & 0x01) !== 0
-  found.measurement = {
+function measure(body: TdReport) {
+  return {
     workload: tdxWorkload(body),
+    mrseam: toHex(body.mrSeam),
     mrtd: toHex(body.mrTd),
     rtmr0: toHex(body.rtmr[0]),
     rtmr1: toHex(body.rtmr[1]),
@@ -366,117 +195,268 @@ async function verify(
     xfam: toHex(body.xfam),
     tdattributes: toHex(body.tdAttributes),
   }
+}
 
-  const [pck, intermediate, root] = (await checkChain(quote.chain, /SGX PCK Certificate$/, context)) as [
-    Certificate,
-    Certificate,
-    Certificate,
-  ]
-  require(/SGX PCK (Platform|Processor) CA$/.test(
-    intermediate.commonName,
-  ), 'certificate_role', `"${intermediate.commonName}" is not a PCK CA.`)
-  require(/SGX Root CA$/.test(root.commonName), 'certificate_role', `"${root.commonName}" is not the root.`)
-  const rootCrl = reading('crl_invalid', () => parseCrl(collateral.rootCaCrl))
-  const pckCrl = reading('crl_invalid', () => parseCrl(collateral.pckCrl))
-  await checkCrl(rootCrl, root, [intermediate], now)
-  await checkCrl(pckCrl, intermediate, [pck], now)
+function readQuote(bytes: Uint8Array): TdxQuote {
+  try {
+    return parseTdxQuote(bytes)
+  } catch (error) {
+    if (error instanceof UnsupportedQuoteError) throw new Refused('unsupported_quote', error.message)
+    if (error instanceof EncodingError) throw new Refused('malformed_quote', error.message)
+    throw error
+  }
+}
+
+/** Judges a platform's TCB by Intel's tables (QVL 4.1.2.5.2): platform, module and quoting enclave, at launch and, for 1.5 bodies, now. */
+function judgeTcb(quote: TdxQuote, platform: PckPlatform, tcbInfo: TcbInfo, qe: QeIdentity) {
+  const { body } = quote
+  const quoting = checkQe(qe, quote.qeReport)
+  const module = checkModule(tcbInfo, body, body.teeTcbSvn)
+  const launch = platformLevel(tcbInfo.levels, platform, body.teeTcbSvn)
+  let status: TcbStatus = launch?.status ?? 'NotSupported'
+  const matched = [launch, module, quoting]
+  if (body.teeTcbSvn2) {
+    // A 1.5 body also reports the TCB as it is now; the worse of launch and now counts.
+    const current = platformLevel(tcbInfo.levels, platform, body.teeTcbSvn2)
+    const currentModule = checkModule(tcbInfo, body, body.teeTcbSvn2)
+    matched.push(current, currentModule)
+    const now = convergeStatus(current?.status ?? 'NotSupported', currentModule?.status ?? 'UpToDate')
+    status = tcbRank(now) > tcbRank(status) ? now : status
+  }
+  status = convergeStatus(convergeStatus(status, module?.status ?? 'UpToDate'), quoting.status)
+  return { status, module, quoting, matched: matched.filter((level) => level != null) }
+}
+
+/** Tells when a platform fell behind: the earliest date of a level better than the one it matches. Null where it matches the newest. */
+function behindSince(matched: Level[], tcbInfo: TcbInfo, qe: QeIdentity): number | null {
+  const tables = [tcbInfo.levels, qe.levels, ...tcbInfo.modules.map((module) => module.levels!)]
+  const dates = matched.flatMap((level) => {
+    const table = tables.find((candidate) => candidate.includes(level))
+    const better = (table ?? []).slice(0, table?.indexOf(level)).filter((candidate) => candidate.date > level.date)
+    return better.length > 0 ? [Math.min(...better.map((candidate) => candidate.date))] : []
+  })
+  return dates.length > 0 ? Math.min(...dates) : null
+}
+
+function checkStatus(
+  status: TcbStatus,
+  behind: number | null,
+  { now, policy }: Pick<TdxContext, 'now' | 'policy'>,
+): { detail: string; until: number } {
+  if (policy.tcbStatuses.includes(status)) return { detail: `Platform ${status}`, until: Number.POSITIVE_INFINITY }
+  const lacking = `TCB status ${status} is not among ${policy.tcbStatuses.join(', ')}`
+  const graced = (status === 'OutOfDate' || status === 'OutOfDateConfigurationNeeded') && policy.graceSeconds > 0
+  require(graced && behind !== null, 'tcb_status', `${lacking}.`)
+  const until = behind + policy.graceSeconds
+  require(now <= until, 'tcb_status', `${lacking}, and its grace ended at ${until}.`)
+  return { detail: `Platform ${status}, within its grace until ${until}`, until }
+}
+
+function checkWorkload(measurement: Record<string, Hex>, policy: Policy): Omit<Claim, 'source'> {
+  if (policy.tdxMeasurements !== 'any') {
+    const equal = (wanted: TdxMeasurements) =>
+      Object.entries(wanted).every(([field, value]) => measurement[field] === value)
+    require(policy.tdxMeasurements.some(
+      equal,
+    ), 'measurement_not_allowed', "The TD's measurements equal no set on the policy's list.")
+  }
+  const { workload } = measurement
+  if (policy.workloads !== 'any') {
+    require(policy.workloads.includes(
+      workload!,
+    ), 'measurement_not_allowed', `Workload ${workload} is not on the policy's list.`)
+  }
+  if (policy.workloads === 'any' && policy.tdxMeasurements === 'any') {
+    return {
+      claim: 'workload_allowed',
+      status: 'unknown',
+      detail: 'The policy lists no workloads; compare the measurement yourself.',
+    }
+  }
+  return { claim: 'workload_allowed', status: 'asserted', detail: `Workload ${workload} is on the policy's list.` }
+}
+
+async function checkRevocation(chain: Chain, vetted: VettedTdxCollateral, now: number): Promise<[Crl, Crl]> {
+  const rootCrl = unwrap(vetted.rootCrl)
+  checkCrlStatus(rootCrl, chain.root, [chain.intermediate], now)
+  const pckCrl = unwrap(vetted.pckCrl)
+  await checkCrlSignature(pckCrl, chain.intermediate)
+  checkCrlStatus(pckCrl, chain.intermediate, [chain.pck], now)
+  return [rootCrl, pckCrl]
+}
+
+/** Runs Intel's whole algorithm (DCAP quote verification library, appraisal included) over a quote; throws Refused at the first check that fails. `found` is filled in as facts become known. */
+async function verify(
+  quoteBytes: Uint8Array,
+  collateral: TdxCollateral,
+  context: TdxContext & { cache: EvidenceCache },
+  found: Found,
+): Promise<void> {
+  const { now, policy, roots, cache, trace } = context
+  const assert = (claim: string, detail: string, source: Claim['source'] = 'verifier') =>
+    found.claims.push({ claim, status: 'asserted', source, detail })
+
+  const quote = await step(
+    trace,
+    {
+      check: 'quote format',
+      compared: 'header, body, signature data',
+      with: 'quote version 4 or 5, TDX 1.0 or 1.5',
+      from: 'evidence',
+    },
+    () => readQuote(quoteBytes),
+  )
+  const { body } = quote
+  found.reportData = toHex(body.reportData)
+  found.debug = (body.tdAttributes[0]! & 0x01) !== 0
+  const measurement = measure(body)
+  found.measurement = measurement
+
+  const chain = await step(
+    trace,
+    {
+      check: 'PCK chain',
+      compared: 'leaf, intermediate, root',
+      with: `pinned ${roots.kind} root, roles, validity`,
+      from: 'evidence and roots',
+    },
+    () => checkPckChain(quote, context),
+  )
+  const { pck, intermediate, root } = chain
+  const rootDigest = toHex(sha256(roots.intel))
+  const vetted = await vetTdxCollateral(collateral, { roots, rootDigest, cache })
+  const [rootCrl, pckCrl] = await step(
+    trace,
+    {
+      check: 'revocation',
+      compared: 'serials of intermediate and leaf',
+      with: 'root and PCK CRL, signed and in their window',
+      from: 'collateral',
+    },
+    () => checkRevocation(chain, vetted, now),
+  )
   assert(
     'platform_genuine',
-    `"${pck.commonName}" chains to the pinned ${context.roots.kind} root; neither it nor its issuer is revoked.`,
+    `"${pck.commonName}" chains to the pinned ${roots.kind} root; neither it nor its issuer is revoked.`,
     'hardware',
   )
 
-  const tcb = await checkSigned(
-    collateral.tcbInfo,
-    collateral.tcbInfoSignature,
-    collateral.tcbInfoChain,
-    rootCrl,
-    context,
-  )
-  const qe = await checkSigned(
-    collateral.qeIdentity,
-    collateral.qeIdentitySignature,
-    collateral.qeIdentityChain,
-    rootCrl,
-    context,
-  )
+  const signed = async <T extends TcbInfo | QeIdentity>(name: string, part: () => T): Promise<T> =>
+    step(
+      trace,
+      {
+        check: name,
+        compared: 'signature over its exact text, dates, evaluation number',
+        with: `TCB signing certificate, clock, policy ${policy.version}`,
+        from: 'collateral',
+      },
+      () => {
+        const document = part()
+        checkWindow(document.signer, now)
+        checkCrlStatus(rootCrl, root, [document.signer], now)
+        checkDates(document, now, policy)
+        return document
+      },
+    )
+  const tcbInfo = await signed('TCB info', () => unwrap(vetted.tcbInfo))
+  const qe = await signed('QE identity', () => unwrap(vetted.qeIdentity))
   found.validUntil = Math.min(
-    ...[pck, intermediate, root].map((certificate) => certificate.notAfter),
+    ...[pck, intermediate, root, tcbInfo.signer, qe.signer].map((certificate) => certificate.notAfter),
     rootCrl.nextUpdate,
     pckCrl.nextUpdate,
-    tcb.nextUpdate,
-    tcb.issueDate + policy.maxCollateralAgeSeconds,
-    tcb.chainExpiry,
-    qe.nextUpdate,
-    qe.issueDate + policy.maxCollateralAgeSeconds,
-    qe.chainExpiry,
+    ...[tcbInfo, qe].flatMap(({ nextUpdate, issueDate }) => [nextUpdate, issueDate + policy.maxCollateralAgeSeconds]),
   )
 
-  const pckTcb = reading('certificate_invalid', () => readPckExtension(pck))
-  require(!policy.deniedFmspcs.includes(pckTcb.fmspc), 'platform_denied', `The policy denies platform ${pckTcb.fmspc}.`)
-  await checkSignatures(quote, pck)
+  const platform = await step(
+    trace,
+    {
+      check: 'platform',
+      compared: 'FMSPC, PCE id, PPID',
+      with: `TCB info, deny lists of policy ${policy.version}`,
+      from: 'PCK certificate',
+    },
+    () => {
+      const read = reading('certificate_invalid', () => readPckExtension(pck))
+      require(!policy.deniedFmspcs.includes(read.fmspc), 'platform_denied', `The policy denies platform ${read.fmspc}.`)
+      require(!policy.deniedPlatforms.includes(read.ppid), 'platform_denied', 'The policy denies this machine (PPID).')
+      require(tcbInfo.fmspc ===
+        read.fmspc, 'collateral_mismatch', `TCB info is for ${tcbInfo.fmspc}, the platform is ${read.fmspc}.`)
+      require(tcbInfo.pceId ===
+        read.pceId, 'collateral_mismatch', `TCB info is for PCE ${tcbInfo.pceId}, the platform has ${read.pceId}.`)
+      return read
+    },
+  )
+  await step(
+    trace,
+    {
+      check: 'quote signature',
+      compared: 'QE report, its binding, header and body',
+      with: 'PCK key and attestation key',
+      from: 'evidence',
+    },
+    () => checkSignatures(quote, pck),
+  )
   assert('quote_signed', 'PCK key → quoting enclave → attestation key → quote: each signature verifies.', 'hardware')
 
-  reading('malformed_collateral', () => {
-    const info = tcb.value
-    require(info.id === 'TDX' &&
-      whole(info.version, 'version') >= 3, 'collateral_mismatch', 'The TCB info is not TDX version 3.')
-    require(String(info.fmspc).toLowerCase() ===
-      pckTcb.fmspc, 'collateral_mismatch', `TCB info is for ${info.fmspc}, the platform is ${pckTcb.fmspc}.`)
-    require(String(info.pceId).toLowerCase() ===
-      pckTcb.pceId, 'collateral_mismatch', `TCB info is for PCE ${info.pceId}, the platform has ${pckTcb.pceId}.`)
-    const levels = array(info.tcbLevels, 'tcbLevels').map((level) => readLevel(level, true))
-
-    const quoting = qeLevel(qe.value, quote.qeReport)
-    found.qeStatus = quoting.status
-    const module = checkModule(info, body, body.teeTcbSvn)
-    found.moduleStatus = module?.status ?? null
-    const launch = platformLevel(levels, pckTcb, body.teeTcbSvn)
-    let status: TcbStatus = launch?.status ?? 'NotSupported'
-    const matched = [launch, module, quoting]
-    if (body.teeTcbSvn2) {
-      // A 1.5 body also reports the TCB as it is now; the worse of launch and now counts.
-      const current = platformLevel(levels, pckTcb, body.teeTcbSvn2)
-      const currentModule = checkModule(info, body, body.teeTcbSvn2)
-      matched.push(current, currentModule)
-      const now = convergeStatus(current?.status ?? 'NotSupported', currentModule?.status ?? 'UpToDate')
-      status = tcbRank(now) > tcbRank(status) ? now : status
-    }
-    status = convergeStatus(convergeStatus(status, module?.status ?? 'UpToDate'), quoting.status)
-    found.tcbStatus = status
-    found.advisories = [...new Set(matched.flatMap((level) => level?.advisories ?? []))]
-  })
-  checkAttributes(body)
+  const tcb = await step(
+    trace,
+    {
+      check: 'TCB levels',
+      compared: 'component SVNs, PCESVN, module and QE versions',
+      with: 'levels of TCB info and QE identity',
+      from: 'PCK certificate, quote, collateral',
+    },
+    () => judgeTcb(quote, platform, tcbInfo, qe),
+  )
+  found.qeStatus = tcb.quoting.status
+  found.moduleStatus = tcb.module?.status ?? null
+  found.tcbStatus = tcb.status
+  found.advisories = [...new Set(tcb.matched.flatMap((level) => level.advisories))]
+  await step(
+    trace,
+    {
+      check: 'TD attributes',
+      compared: `${measurement.tdattributes}, MRSERVICETD`,
+      with: 'no debug, no migration, SEPT_VE_DISABLE',
+      from: 'quote',
+    },
+    () => checkAttributes(body),
+  )
   assert('isolated', 'Not in debug mode, SEPT_VE_DISABLE set, no service TD.', 'hardware')
-  require(policy.tcbStatuses.includes(
-    found.tcbStatus!,
-  ), 'tcb_status', `TCB status ${found.tcbStatus} is not among ${policy.tcbStatuses.join(', ')}.`)
-  assert('tcb_current', `Platform ${found.tcbStatus}, evaluation ${tcb.evaluation}.`)
-  if (policy.workloads === 'any') {
-    found.claims.push({
-      claim: 'workload_allowed',
-      status: 'unknown',
-      source: 'verifier',
-      detail: 'The policy lists no workloads; compare the measurement yourself.',
-    })
-  } else {
-    const { workload } = found.measurement
-    require(policy.workloads.includes(
-      workload,
-    ), 'measurement_not_allowed', `Workload ${workload} is not on the policy's list.`)
-    assert('workload_allowed', `Workload ${workload} is on the policy's list.`)
-  }
+  const { detail, until } = await step(
+    trace,
+    {
+      check: 'TCB status',
+      compared: tcb.status,
+      with: policy.tcbStatuses.join(', '),
+      from: `policy ${policy.version}`,
+    },
+    () => checkStatus(tcb.status, behindSince(tcb.matched, tcbInfo, qe), context),
+  )
+  found.validUntil = Math.min(found.validUntil, until)
+  assert('tcb_current', `${detail}, evaluation ${tcbInfo.evaluation}.`)
+
+  const workload = checkWorkload(measurement, policy)
+  found.claims.push({ ...workload, source: 'verifier' })
+  trace?.({
+    check: 'workload',
+    status: workload.status === 'asserted' ? 'passed' : 'unknown',
+    compared: measurement.workload,
+    with: 'allow-list',
+    from: `policy ${policy.version}`,
+    detail: workload.detail,
+  })
 }
 
 function tcbRank(status: TcbStatus): number {
   return status === 'NotSupported' ? tcbStatuses.length : tcbStatuses.indexOf(status)
 }
 
-/** Verifies a TDX quote against collateral: a verdict, never an exception, for any bytes. Pure in its arguments; `now` in unix seconds. */
+/** Verifies a TDX quote against collateral: a verdict, never an exception, for any bytes. Pure in its arguments; a cache changes its speed only. */
 export async function verifyTdx(
   quote: Uint8Array,
   collateral: TdxCollateral | null,
-  context: Context,
+  context: TdxContext,
 ): Promise<Verdict> {
   const found: Found = {
     tcbStatus: null,
@@ -507,7 +487,7 @@ export async function verifyTdx(
     return { ...base, ...found, verdict: 'unknown', refusals: [] }
   }
   try {
-    await verify(quote, collateral, context, found)
+    await verify(quote, collateral, { ...context, cache: context.cache ?? noCache }, found)
     return { ...base, ...found, verdict: 'verified', refusals: [] }
   } catch (error) {
     // Anything but a refusal is a defect of the verifier, and a defect must never verify.

@@ -272,13 +272,8 @@ export function checkWindow(certificate: Certificate, now: number): void {
       certificate.notAfter, 'certificate_expired', `"${certificate.commonName}" is valid from ${certificate.notBefore} to ${certificate.notAfter}, now is ${now}.`)
 }
 
-/** Checks a CRL: issuer, signature, window; and that none of the certificates is on it. Refuses otherwise. */
-export async function checkCrl(
-  crl: Crl,
-  issuer: Certificate,
-  certificates: readonly Certificate[],
-  now: number,
-): Promise<void> {
+/** Checks who issued a CRL: name and signature (RFC 5280 §6.3.3). Refuses otherwise. */
+export async function checkCrlSignature(crl: Crl, issuer: Certificate): Promise<void> {
   const name = issuer.commonName
   require(equalBytes(crl.issuer, issuer.subject), 'crl_invalid', `CRL is not issued by "${name}".`)
   require(await verifyP256(
@@ -286,6 +281,11 @@ export async function checkCrl(
     crl.signature,
     crl.tbs,
   ), 'crl_invalid', `CRL signature of "${name}" does not verify.`)
+}
+
+/** Checks a CRL's window and that none of the certificates is on it. Refuses otherwise. */
+export function checkCrlStatus(crl: Crl, issuer: Certificate, certificates: readonly Certificate[], now: number): void {
+  const name = issuer.commonName
   require(now >= crl.thisUpdate &&
     now <=
       crl.nextUpdate, 'crl_stale', `CRL of "${name}" covers ${crl.thisUpdate} to ${crl.nextUpdate}, now is ${now}.`)

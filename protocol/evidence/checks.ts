@@ -1,0 +1,31 @@
+import { Refused } from './verdict.ts'
+
+/** Tells one comparison of a verification: what was compared, with what, where that came from, and how it ended. */
+export type Check = {
+  check: string
+  status: 'passed' | 'failed' | 'unknown'
+  compared: string
+  with: string
+  from: string
+  /** Says what was found wrong, or what is missing. */
+  detail?: string
+}
+
+/** Takes the rows of a verification as they are made. */
+export type Trace = (check: Check) => void
+
+/** Runs one step of a verification and tells its row; a refusal passes through with the row marked failed. */
+export async function step<T>(
+  trace: Trace | undefined,
+  row: Pick<Check, 'check' | 'compared' | 'with' | 'from'>,
+  run: () => T | Promise<T>,
+): Promise<T> {
+  try {
+    const result = await run()
+    trace?.({ ...row, status: 'passed' })
+    return result
+  } catch (error) {
+    if (error instanceof Refused) trace?.({ ...row, status: 'failed', detail: error.refusal.detail })
+    throw error
+  }
+}

@@ -244,7 +244,7 @@ export function createDevelopmentTee({
       ],
       tcbLevels: [
         level(newest, 13, has('tcb_revoked') ? 'Revoked' : 'UpToDate'),
-        level(2, 5, 'OutOfDate', { advisoryIDs: ['ASSAY-DEV-00001'] }),
+        level(2, 5, 'OutOfDate', { tcbDate: '2025-01-01T00:00:00Z', advisoryIDs: ['ASSAY-DEV-00001'] }),
       ],
     })
     return has('tcb_duplicate_key') ? text.replace('{', '{"version":3,') : text

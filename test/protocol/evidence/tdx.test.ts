@@ -1,12 +1,22 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { createRequire } from 'node:module'
 import { describe, expect, test } from 'vitest'
 import { createDevelopmentTee, developmentPccs, type TeeFault } from '../../../gpu-runner/tee/development.ts'
-import { fromHex, toHex } from '../../../protocol/bytes.ts'
+import { equalBytes, toHex } from '../../../protocol/bytes.ts'
 import { fetchCollateral } from '../../../protocol/evidence/collateral.ts'
-import { type Collateral, defaultPolicy, vendorRoots, verifyEvidence } from '../../../protocol/evidence/index.ts'
+import {
+  type Check,
+  type Collateral,
+  createEvidenceCache,
+  defaultPolicy,
+  type EvidenceCache,
+  vendorRoots,
+  verifyEvidence,
+} from '../../../protocol/evidence/index.ts'
+import { readPckExtension } from '../../../protocol/evidence/pck.ts'
 import { parseTdxQuote } from '../../../protocol/evidence/quote.ts'
 import { developmentRoots } from '../../../protocol/evidence/roots.development.ts'
+import { parseCertificate } from '../../../protocol/evidence/x509.ts'
+import { type RealQuote, realQuotes, recordedPolicy } from '../../fixtures/quotes.ts'
 
 const now = Date.UTC(2026, 10, 21) / 1000
 const seed = new Uint8Array(32).fill(7)
@@ -159,6 +169,79 @@ describe('verifyEvidence on development quotes', () => {
     expect(verdict.refusals[0]?.reason).toBe('measurement_not_allowed')
   })
 
+  test("refusal: measurements that equal no set on the policy's list; one equal set is enough", async () => {
+    const tee = createDevelopmentTee({ seed, now: () => now })
+    const quote = tee.quote(reportData)
+    const judgeUnder = (tdxMeasurements: (typeof defaultPolicy)['tdxMeasurements']) =>
+      verifyEvidence({ format: 'tdx', quote }, tee.collateral(), {
+        now,
+        roots,
+        policy: { ...defaultPolicy, tdxMeasurements },
+      })
+    const { mrtd, rtmr0, rtmr1 } = (await judgeUnder('any')).measurement!
+    const other = toHex(new Uint8Array(48).fill(9))
+    expect((await judgeUnder([{ mrtd: other }, { mrtd: mrtd!, rtmr1: rtmr1! }])).verdict).toBe('verified')
+    for (const list of [
+      [],
+      [{ mrtd: other }],
+      [
+        { mrtd: mrtd!, rtmr0: other },
+        { mrtd: other, rtmr0: rtmr0! },
+      ],
+    ]) {
+      expect((await judgeUnder(list)).refusals[0]?.reason).toBe('measurement_not_allowed')
+    }
+  })
+
+  test('refusal: a machine on the deny list, by its PPID', async () => {
+    const tee = createDevelopmentTee({ seed, now: () => now })
+    const quote = tee.quote(reportData)
+    const { ppid } = readPckExtension(parseCertificate(parseTdxQuote(quote).chain[0]!))
+    const verdict = await verifyEvidence({ format: 'tdx', quote }, tee.collateral(), {
+      now,
+      roots,
+      policy: { ...defaultPolicy, deniedPlatforms: [ppid] },
+    })
+    expect(verdict.refusals[0]?.reason).toBe('platform_denied')
+  })
+
+  test('behavior: a platform that fell behind has the grace the policy gives it, and not a second more', async () => {
+    const tee = createDevelopmentTee({ seed, now: () => now, faults: ['tcb_out_of_date'] })
+    const quote = tee.quote(reportData)
+    const under = (graceSeconds: number) =>
+      verifyEvidence({ format: 'tdx', quote }, tee.collateral(), {
+        now,
+        roots,
+        policy: { ...defaultPolicy, graceSeconds },
+      })
+    const graced = await under(20 * 365 * 86_400)
+    expect(graced).toMatchObject({ verdict: 'verified', tcbStatus: 'OutOfDate' })
+    const info = JSON.parse((tee.collateral() as { tcbInfo: string }).tcbInfo)
+    const behind = Date.parse(info.tcbLevels[0].tcbDate) / 1000
+    expect((await under(now - behind)).verdict).toBe('verified')
+    expect((await under(now - behind - 1)).refusals[0]?.reason).toBe('tcb_status')
+    expect((await under(0)).refusals[0]?.reason).toBe('tcb_status')
+  })
+
+  test('behavior: every row of a verification is told, and a refusal marks the row it happened in', async () => {
+    const tell = async (faults: TeeFault[]) => {
+      const tee = createDevelopmentTee({ seed, now: () => now, faults })
+      const rows: Check[] = []
+      await verifyEvidence({ format: 'tdx', quote: tee.quote(reportData) }, tee.collateral(), {
+        now,
+        roots,
+        policy: defaultPolicy,
+        trace: (row) => rows.push(row),
+      })
+      return rows
+    }
+    const whole = await tell([])
+    expect(whole.map((row) => row.status)).toEqual([...new Array(whole.length - 1).fill('passed'), 'unknown'])
+    expect(whole.length).toBeGreaterThan(9)
+    const refused = await tell(['debug'])
+    expect(refused.at(-1)).toMatchObject({ check: 'TD attributes', status: 'failed' })
+  })
+
   test('behavior: collateral fetched from the provisioning service is the collateral', async () => {
     const tee = createDevelopmentTee({ seed, now: () => now })
     const serve = developmentPccs(tee)
@@ -170,68 +253,206 @@ describe('verifyEvidence on development quotes', () => {
   })
 })
 
-const bundles = join(import.meta.dirname, '../../../../shared/vectors/tdx/bundles')
-const present = existsSync(bundles)
-if (!present) console.warn('skipped: real TDX quotes are not beside this checkout (../shared/vectors)')
+const quotes = realQuotes()
+if (quotes.length === 0) console.warn('skipped: real TDX quotes are not beside this checkout (../shared/vectors)')
+const judgeReal = (real: RealQuote, change: Partial<{ quote: Uint8Array; now: number; cache: EvidenceCache }> = {}) =>
+  verifyEvidence({ format: 'tdx', quote: change.quote ?? real.quote }, real.collateral, {
+    now: change.now ?? real.now,
+    roots: vendorRoots,
+    policy: recordedPolicy,
+    ...(change.cache ? { cache: change.cache } : {}),
+  })
 
-type Bundle = {
-  quoteHex: string
-  now: number
-  collateral: Record<string, string>
-  expected: { platformTcbLaunch: string; qeTcb: string; debug: boolean }
-}
-
-describe.skipIf(!present)('verifyEvidence on quotes from real machines', () => {
+describe.skipIf(quotes.length === 0)('verifyEvidence on quotes from real machines', () => {
   const verified = [
     'phala_tdx_quote__phala-2025-06',
     'go-tdx-guest_quote_v5_sample',
     'cos-113-tdx-quote',
     'dstack_tdx-lite-getquote',
   ]
-  const load = (file: string) => JSON.parse(readFileSync(join(bundles, file), 'utf8')) as Bundle
-  const collateralOf = ({ collateral: c }: Bundle): Collateral => ({
-    format: 'tdx',
-    tcbInfo: c.tcb_info!,
-    tcbInfoSignature: c.tcb_info_signature!,
-    tcbInfoChain: c.tcb_info_issuer_chain!,
-    qeIdentity: c.qe_identity!,
-    qeIdentitySignature: c.qe_identity_signature!,
-    qeIdentityChain: c.qe_identity_issuer_chain!,
-    pckCrl: fromHex(c.pck_crl!),
-    pckCrlChain: c.pck_crl_issuer_chain!,
-    rootCaCrl: fromHex(c.root_ca_crl!),
-  })
-  // These were recorded over three years, so age limits that hold for today's registrations are lifted.
-  const policy = { ...defaultPolicy, maxCollateralAgeSeconds: 40 * 86_400, minTcbEvaluationDataNumber: 0 }
+  const named = (name: string) => quotes.find((real) => real.name.startsWith(name))!
 
-  test.each(present ? readdirSync(bundles) : [])('%s', async (file) => {
-    const bundle = load(file)
-    const verdict = await verifyEvidence({ format: 'tdx', quote: fromHex(bundle.quoteHex) }, collateralOf(bundle), {
-      now: bundle.now,
-      roots: vendorRoots,
-      policy,
-    })
-    expect(verdict.verdict).toBe(verified.some((name) => file.includes(name)) ? 'verified' : 'refuted')
-    if (file.startsWith('phala_sgx')) {
+  test.each(quotes.map((real) => [real.name, real] as const))('%s', async (name, real) => {
+    const verdict = await judgeReal(real)
+    expect(verdict.verdict).toBe(verified.some((part) => name.includes(part)) ? 'verified' : 'refuted')
+    if (name.startsWith('phala_sgx')) {
       expect(verdict.refusals[0]?.reason).toBe('unsupported_quote')
       return
     }
-    expect(verdict.debug).toBe(bundle.expected.debug)
-    expect(verdict.qeStatus).toBe(bundle.expected.qeTcb)
-    if (bundle.expected.platformTcbLaunch === 'NOMATCH') expect(verdict.tcbStatus).toBe('NotSupported')
-    else expect(verdict.tcbStatus).toBe(bundle.expected.platformTcbLaunch)
+    expect(verdict.debug).toBe(real.expected.debug)
+    expect(verdict.qeStatus).toBe(real.expected.qeTcb)
+    if (real.expected.platformTcbLaunch === 'NOMATCH') expect(verdict.tcbStatus).toBe('NotSupported')
+    else expect(verdict.tcbStatus).toBe(real.expected.platformTcbLaunch)
     const reason = verdict.refusals[0]?.reason
     if (verdict.verdict === 'refuted') expect(['tcb_status', 'debug', 'attributes']).toContain(reason)
   })
 
   test("refusal: the same quote outside its collateral's window", async () => {
-    const file = readdirSync(bundles).find((name) => name.startsWith('phala_tdx_quote__'))!
-    const bundle = load(file)
-    const verdict = await verifyEvidence({ format: 'tdx', quote: fromHex(bundle.quoteHex) }, collateralOf(bundle), {
-      now: bundle.now + 90 * 86_400,
-      roots: vendorRoots,
-      policy,
-    })
+    const real = named('phala_tdx_quote__')
+    const verdict = await judgeReal(real, { now: real.now + 90 * 86_400 })
     expect(verdict.refusals[0]?.reason).toMatch(/stale|too_old/)
   })
+
+  test('property: a cache changes no verdict, not even when the clock moves past what it remembers', async () => {
+    const cache = createEvidenceCache()
+    for (const real of [...quotes, ...quotes]) {
+      for (const now of [real.now, real.now + 90 * 86_400]) {
+        expect(await judgeReal(real, { now, cache })).toEqual(await judgeReal(real, { now }))
+      }
+    }
+  })
+
+  test.each(['phala_tdx_quote__', 'go-tdx-guest_quote_v5_sample'])(
+    'refusal: every single bit of the signed ranges of %s, flipped',
+    async (name) => {
+      const real = named(name)
+      const parts = parseTdxQuote(real.quote)
+      const cache = createEvidenceCache()
+      for (const region of [parts.signed, parts.signature, parts.attestationKey, parts.qeReport, parts.qeAuthData]) {
+        const start = region.byteOffset - real.quote.byteOffset
+        for (let bit = 0; bit < region.length * 8; bit++) {
+          const changed = real.quote.slice()
+          changed[start + (bit >> 3)]! ^= 1 << (bit & 7)
+          const { verdict } = await judgeReal(real, { quote: changed, cache })
+          // The header's user data and PCE SVN are signed as well: nothing in these ranges is free to change.
+          expect(verdict, `bit ${bit} from ${start}`).toBe('refuted')
+        }
+      }
+    },
+    120_000,
+  )
+
+  test('refusal: every truncation of a real quote', async () => {
+    const real = named('phala_tdx_quote__')
+    const cache = createEvidenceCache()
+    const { offset } = signatureEnd(real.quote)
+    for (let length = 0; length < offset; length++) {
+      expect((await judgeReal(real, { quote: real.quote.slice(0, length), cache })).verdict).toBe('refuted')
+    }
+  })
 })
+
+/** Tells where the signed part and its signature data end; what follows is padding. */
+function signatureEnd(quote: Uint8Array): { offset: number } {
+  const { signed } = parseTdxQuote(quote)
+  const view = new DataView(quote.buffer, quote.byteOffset)
+  return { offset: signed.length + 4 + view.getUint32(signed.length, true) }
+}
+
+describe.skipIf(quotes.length === 0)('verifyEvidence beside @phala/dcap-qvl', () => {
+  const peer = createRequire(import.meta.url)('@phala/dcap-qvl') as {
+    verify(quote: Uint8Array, collateral: Record<string, string>, now: number): { status: string }
+  }
+  const ask = (real: RealQuote, collateral = real.plain) => {
+    try {
+      return { status: peer.verify(real.quote, collateral, real.now).status }
+    } catch (error) {
+      return { error: (error as Error).message }
+    }
+  }
+  // Each disagreement by name: what the other library does, and why ours differs.
+  const disagreements: Record<string, string> = {
+    'phala_sgx_quote__phala-sgx-2025-06': 'it takes SGX quotes; this marketplace takes TDX',
+    'go-tdx-guest_ccel_cos-113-tdx-quote_dat__automata-2025-06-00806f05':
+      'it compares TDX components from index 0 where Intel starts at 2 for modules 1.5 and later, and calls an up-to-date platform out of date',
+    'automata_samples_quotev4_hex__automata-2025-06-00806f05':
+      'it returns OutOfDate as a success and leaves the gate to its caller',
+    'lunal_tdx_quote_4_dat__lunal-2026-03-50806f': 'it judges debug mode before it reports a status',
+    'lunal_tdx_quote_4_dat__google-2023-06': 'it judges debug mode before it reports a status',
+  }
+
+  test.each(quotes.map((real) => [real.name, real] as const))(
+    '%s: same status, or a named disagreement',
+    async (name, real) => {
+      const theirs = ask(real)
+      const ours = await judgeReal(real)
+      const same =
+        theirs.error === undefined
+          ? theirs.status === ours.tcbStatus && ours.verdict === 'verified'
+          : /No matching TCB level/.test(theirs.error) && ours.tcbStatus === 'NotSupported'
+      expect(same, `theirs ${JSON.stringify(theirs)}, ours ${ours.tcbStatus} ${ours.verdict}`).toBe(
+        !(name in disagreements),
+      )
+    },
+  )
+
+  test('refusal: revocation lists it never opens', async () => {
+    const real = quotes.find(({ name }) => name.startsWith('phala_tdx_quote__'))!
+    expect(ask(real, { ...real.plain, root_ca_crl: '00', pck_crl: '' })).toEqual({ status: 'UpToDate' })
+    const stripped: Collateral = { ...real.collateral, rootCaCrl: new Uint8Array(1), pckCrl: new Uint8Array() }
+    const verdict = await verifyEvidence({ format: 'tdx', quote: real.quote }, stripped, {
+      now: real.now,
+      roots: vendorRoots,
+      policy: recordedPolicy,
+    })
+    expect(verdict.refusals[0]?.reason).toBe('crl_invalid')
+  })
+})
+
+describe('robustness: whatever bytes come', () => {
+  const long = process.env.LONG === '1'
+
+  test(`property: ${long ? 100_000 : 5_000} mangled quotes, never a throw and never a false verified`, async () => {
+    const tee = createDevelopmentTee({ seed, now: () => now })
+    const quote = tee.quote(reportData)
+    const collateral = tee.collateral()
+    const cache = createEvidenceCache()
+    const { offset } = signatureEnd(quote)
+    const random = numbersFrom(1)
+    for (let round = 0; round < (long ? 100_000 : 5_000); round++) {
+      const changed = quote.slice(0, random() % 4 === 0 ? random() % offset : quote.length)
+      for (let edits = 1 + (random() % 6); edits > 0 && changed.length > 0; edits--) {
+        changed[random() % Math.min(changed.length, offset)] = random() & 0xff
+      }
+      if (equalBytes(changed.subarray(0, offset), quote.subarray(0, offset))) continue
+      const verdict = await verifyEvidence({ format: 'tdx', quote: changed }, collateral, {
+        now,
+        roots,
+        policy: defaultPolicy,
+        cache,
+      })
+      expect(verdict.verdict).toBe('refuted')
+    }
+  }, 600_000)
+
+  test(`property: ${long ? 100_000 : 1_000} mangled collaterals, never a throw and never a false verified`, async () => {
+    const tee = createDevelopmentTee({ seed, now: () => now })
+    const quote = tee.quote(reportData)
+    const good = tee.collateral()
+    const random = numbersFrom(2)
+    const fields = Object.keys(good).filter((field) => field !== 'format' && field !== 'pckCrlChain')
+    for (let round = 0; round < (long ? 100_000 : 1_000); round++) {
+      const field = fields[random() % fields.length]!
+      const value = (good as unknown as Record<string, string | Uint8Array>)[field]!
+      const at = random() % value.length
+      const byte = random() & 0x7f
+      const mangled =
+        typeof value === 'string'
+          ? value.slice(0, at) + String.fromCharCode(byte) + value.slice(at + (random() % 2))
+          : Uint8Array.from(value, (each, index) => (index === at ? byte : each))
+      const same = typeof value === 'string' ? mangled === value : equalBytes(mangled as Uint8Array, value)
+      const verdict = await verifyEvidence({ format: 'tdx', quote }, { ...good, [field]: mangled } as Collateral, {
+        now,
+        roots,
+        policy: defaultPolicy,
+      })
+      // White space between PEM lines, and the case of a hexadecimal signature, mean nothing.
+      const harmless =
+        same ||
+        (field.endsWith('Chain') && (mangled as string).replace(/\s/g, '') === (value as string).replace(/\s/g, '')) ||
+        (field.endsWith('Signature') && (mangled as string).toLowerCase() === (value as string).toLowerCase())
+      if (!harmless) expect(verdict.verdict, `${field} at ${at} to ${byte}`).toBe('refuted')
+    }
+  }, 600_000)
+})
+
+/** Draws 32-bit numbers that repeat with their seed (xorshift32). */
+function numbersFrom(start: number): () => number {
+  let state = start * 0x9e3779b9 || 1
+  return () => {
+    state ^= state << 13
+    state ^= state >>> 17
+    state ^= state << 5
+    return state >>> 0
+  }
+}

@@ -8,7 +8,7 @@ import { recoverAddress } from '../../protocol/secp256k1.ts'
 import { elementCount, elementSize } from '../../protocol/tensors.ts'
 import type { Context } from '../context.ts'
 import { AssayError } from '../errors.ts'
-import { query } from '../store/database.ts'
+import { query, violates } from '../store/database.ts'
 import { models } from '../store/schema.ts'
 
 /** Holds a listing as JSON carries it. */
@@ -25,7 +25,10 @@ export type ListingJson = {
 
 type Row = typeof models.$inferSelect
 
-const shown = ({ position: _, ...row }: Row) => ({ ...row, createdAt: new Date(row.createdAt).toISOString() })
+const shown = ({ position: _, nonce: __, ...row }: Row) => ({
+  ...row,
+  createdAt: new Date(row.createdAt).toISOString(),
+})
 
 function readListing(json: ListingJson): Listing {
   return { ...json, price: BigInt(json.price), validUntil: BigInt(json.validUntil), nonce: BigInt(json.nonce) }
@@ -81,6 +84,9 @@ async function checkFiles({ artifacts }: Context, manifest: Manifest): Promise<v
   }
 }
 
+const nonceTaken = (name: string, nonce: string) =>
+  new AssayError('conflict', `The newest listing of ${name} has nonce ${nonce}.`, { hint: 'Sign with a higher nonce.' })
+
 /** Lists a model: the publisher's signature, the bytes of every file, and the graph itself must agree with the manifest. Listing the same again changes nothing. */
 export async function publishModel(
   context: Context,
@@ -129,29 +135,29 @@ export async function publishModel(
       .select({ listing: models.listing, digest: models.digest })
       .from(models)
       .where(and(eq(models.owner, owner), eq(models.name, manifest.name)))
-      .orderBy(desc(models.position))
+      .orderBy(desc(models.nonce))
       .limit(1),
   )
   if (latest && latest.digest !== digest && BigInt(latest.listing.nonce!) >= listing.nonce) {
-    throw new AssayError('conflict', `The newest listing of ${manifest.name} has nonce ${latest.listing.nonce}.`, {
-      hint: 'Sign with a higher nonce.',
-    })
+    throw nonceTaken(manifest.name, String(latest.listing.nonce))
   }
-  await query(() =>
-    database
-      .insert(models)
-      .values({
-        digest,
-        owner,
-        name: manifest.name,
-        version: manifest.version,
-        manifest,
-        listing: listingJson,
-        signature,
-        card,
-      })
-      .onConflictDoNothing(),
-  )
+  const row = {
+    digest,
+    owner,
+    name: manifest.name,
+    version: manifest.version,
+    manifest,
+    listing: listingJson,
+    signature,
+    card,
+  }
+  try {
+    await query(() => database.insert(models).values(row).onConflictDoNothing({ target: models.digest }))
+  } catch (error) {
+    // Two listings raced past the check above with one nonce: the unique index lets the first one stand.
+    if (violates(error, 'models_nonce')) throw nonceTaken(manifest.name, listingJson.nonce)
+    throw error
+  }
   return getModelByDigest(context, digest)
 }
 
@@ -170,7 +176,7 @@ export async function getModelByName({ database }: Context, owner: string, name:
       .select()
       .from(models)
       .where(and(eq(models.owner, owner.toLowerCase()), eq(models.name, name)))
-      .orderBy(desc(models.position))
+      .orderBy(desc(models.nonce))
       .limit(1),
   )
   if (!row) throw new AssayError('not_found', `${owner} lists no model named ${name}.`)

@@ -26,3 +26,12 @@ export async function query<T>(run: () => Promise<T>): Promise<T> {
     throw new UnavailableError('database', error)
   }
 }
+
+/** Tells whether an error is Postgres refusing a row over a named unique constraint (SQLSTATE 23505). */
+export function violates(error: unknown, constraint: string): boolean {
+  for (let cause: unknown = error; cause instanceof Error; cause = cause.cause) {
+    const { code, constraint: named } = cause as { code?: string; constraint?: string }
+    if (code === '23505' && named === constraint) return true
+  }
+  return false
+}

@@ -1,4 +1,17 @@
-import { bigint, boolean, index, integer, jsonb, pgTable, primaryKey, text, timestamp } from 'drizzle-orm/pg-core'
+import { sql } from 'drizzle-orm'
+import {
+  bigint,
+  boolean,
+  index,
+  integer,
+  jsonb,
+  numeric,
+  pgTable,
+  primaryKey,
+  text,
+  timestamp,
+  uniqueIndex,
+} from 'drizzle-orm/pg-core'
 
 const createdAt = timestamp('created_at', { withTimezone: true, mode: 'string' }).notNull().defaultNow()
 
@@ -15,32 +28,43 @@ export const models = pgTable(
     listing: jsonb('listing').$type<Record<string, string | number>>().notNull(),
     signature: text('signature').notNull(),
     card: text('card').notNull().default(''),
+    /** Orders a publisher's versions of a name: of two published at once, the higher nonce is the newer. */
+    nonce: numeric('nonce', { precision: 20, scale: 0 }).generatedAlwaysAs(sql`((listing->>'nonce')::numeric)`),
     createdAt,
   },
   (table) => [
     index('models_by_owner_name').on(table.owner, table.name, table.position),
+    uniqueIndex('models_nonce').on(table.owner, table.name, table.nonce),
     index('models_by_position').on(table.position),
   ],
 )
 
 /** Registered runners, with all that is needed to verify them again. */
-export const runners = pgTable('runners', {
-  signer: text('signer').primaryKey(),
-  provider: text('provider').notNull(),
-  hpkeKey: text('hpke_key').notNull(),
-  statement: text('statement').notNull(),
-  evidence: jsonb('evidence').notNull(),
-  collateral: jsonb('collateral').notNull(),
-  registration: jsonb('registration').notNull(),
-  verdict: jsonb('verdict').notNull(),
-  evidenceDigest: text('evidence_digest').notNull(),
-  verifiedAt: bigint('verified_at', { mode: 'number' }).notNull(),
-  validUntil: bigint('valid_until', { mode: 'number' }).notNull(),
-  online: boolean('online').notNull().default(false),
-  models: jsonb('models').$type<string[]>().notNull().default([]),
-  capacity: integer('capacity').notNull().default(0),
-  createdAt,
-})
+export const runners = pgTable(
+  'runners',
+  {
+    signer: text('signer').primaryKey(),
+    provider: text('provider').notNull(),
+    hpkeKey: text('hpke_key').notNull(),
+    statement: text('statement').notNull(),
+    evidence: jsonb('evidence').notNull(),
+    collateral: jsonb('collateral').notNull(),
+    registration: jsonb('registration').notNull(),
+    verdict: jsonb('verdict').notNull(),
+    evidenceDigest: text('evidence_digest').notNull(),
+    verifiedAt: bigint('verified_at', { mode: 'number' }).notNull(),
+    validUntil: bigint('valid_until', { mode: 'number' }).notNull(),
+    online: boolean('online').notNull().default(false),
+    models: jsonb('models').$type<string[]>().notNull().default([]),
+    capacity: integer('capacity').notNull().default(0),
+    /** Models held in memory and not only on disk. */
+    warm: jsonb('warm').$type<string[]>().notNull().default([]),
+    /** Where the provider says the machine stands; nothing proves it. */
+    region: text('region'),
+    createdAt,
+  },
+  (table) => [index('runners_by_model').using('gin', sql`${table.models} jsonb_path_ops`)],
+)
 
 /** Receipts the mailboxes have relayed. */
 export const receipts = pgTable(

@@ -13,8 +13,16 @@ import {
 import { privateKeyToAccount } from 'viem/accounts'
 import { type Bundle, verifyBundle } from '../protocol/bundle.ts'
 import { EncodingError, fromBase64, fromHex, type Hex } from '../protocol/bytes.ts'
-import { defaultPolicy, type Roots, vendorRoots } from '../protocol/evidence/index.ts'
-import { developmentRoots } from '../protocol/evidence/roots.development.ts'
+import {
+  type Check,
+  defaultPolicy,
+  evidencePolicy,
+  type Roots,
+  type Verdict,
+  vendorRoots,
+  verifyEvidence,
+} from '../protocol/evidence/index.ts'
+import { developmentRoots, localChainIds } from '../protocol/evidence/roots.development.ts'
 import { tensorsFromJson, tensorToJson } from '../protocol/oip.ts'
 import { receiptToJson } from '../protocol/receipt.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
@@ -22,6 +30,7 @@ import { Assay } from './assay.ts'
 import { connectEdge, type ModelJson, type Network } from './edge.ts'
 import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
 import { depositTokens, readBalance } from './escrow.ts'
+import { readEvidenceFiles } from './evidence.ts'
 import { publishModel } from './publish.ts'
 import { tryModel } from './tryModel.ts'
 
@@ -32,6 +41,7 @@ const usage = `assay <command> [--json]
   runners                                                   lists the machines and their verdicts
   buy <model> --input tensors.json [--max-price p] [--bundle file]   buys one verified inference
   verify <bundle.json> [--development-root base64]          checks a kept bundle, offline
+  evidence verify <file> [--collateral file] [--now unix] [--policy file]   judges a machine's evidence, one row a check
   balance [--of publisher|buyer|provider]                   shows money in wallet and escrow
   deposit <amount>                                          deposits for the buyer
 
@@ -41,6 +51,7 @@ Exit codes: 0 done or verified, 1 refuted or failed, 2 unknown or wrong usage.
 
   assay buy digits --input tensors.json --bundle kept.json
   assay verify kept.json
+  assay evidence verify quote.bin --collateral collateral.json --now 1751624191
 `
 
 /** Reports a command that was typed wrong; ends with exit code 2. */
@@ -137,6 +148,9 @@ const options = {
   bundle: { type: 'string' },
   of: { type: 'string' },
   'development-root': { type: 'string' },
+  collateral: { type: 'string', multiple: true },
+  now: { type: 'string' },
+  policy: { type: 'string' },
 } as const
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof options; allowPositionals: true }>>['values']
@@ -241,6 +255,36 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     }
   },
 
+  async 'evidence verify'(path, values) {
+    const { evidence, collateral, now } = readEvidenceFiles(
+      file(path, 'the file of evidence to verify'),
+      (values.collateral ?? []).map((each) => file(each, 'a file of collateral')),
+    )
+    const at = values.now === undefined ? (now ?? Math.floor(Date.now() / 1000)) : Number(amount(values.now, '--now'))
+    const policy = { ...evidencePolicy, ...(values.policy ? (json(values.policy, 'a policy') as object) : {}) }
+    const rows: Check[] = []
+    let verdict: Verdict | undefined
+    for (const roots of rootsFor(localChainIds[0]!, values['development-root'])) {
+      rows.length = 0
+      verdict = await verifyEvidence(evidence, collateral, { now: at, roots, policy, trace: (row) => rows.push(row) })
+      if (verdict.refusals[0]?.reason !== 'untrusted_root') break
+    }
+    const { tee, root, tcbStatus, advisories, measurement, refusals } = verdict!
+    return {
+      result: { ...verdict, now: at, policy: policy.version, checks: rows },
+      lines: [
+        ...rows.map(checkLine),
+        `${verdict!.verdict}: ${tee} on a ${root} root as of ${new Date(at * 1000).toISOString()}, TCB ${tcbStatus ?? 'not judged'}${advisories.length > 0 ? ` (${advisories.join(', ')})` : ''}`,
+        ...(measurement ? [`workload ${measurement.workload}`] : []),
+        ...refusals.map(({ reason, detail }) => `refused: ${reason}: ${detail}`),
+        ...(collateral
+          ? []
+          : ["No collateral was given, so nothing was checked: name the vendor's with --collateral."]),
+      ],
+      exit: { verified: 0, refuted: 1, unknown: 2 }[verdict!.verdict],
+    }
+  },
+
   async balance(_, values) {
     const network = await edge().json<Network>('/v1/network')
     const { publicClient, wallet: own } = wallet(values.of ?? 'buyer', network.chainId)
@@ -257,6 +301,11 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     const hash = await depositTokens({ ...wallet('buyer', network.chainId), contracts: network, amount: value })
     return { result: { transaction: hash, amount: value.toString() }, lines: [`deposited ${value} in ${hash}`] }
   },
+}
+
+function checkLine({ check, status, compared, with: against, from, detail }: Check): string {
+  const mark = { passed: '✓', failed: '✗', unknown: '?' }[status]
+  return `${mark} ${check}: ${compared} with ${against} (from ${from})${detail && status !== 'passed' ? `: ${detail}` : ''}`
 }
 
 function explain(error: unknown): { code: string; message: string; exit: number } {
@@ -278,7 +327,10 @@ try {
   } catch (error) {
     throw new UsageError((error as Error).message)
   }
-  const [command, argument, ...more] = parsed.positionals
+  const words = parsed.positionals
+  const wordsOfCommand = words.length > 1 && `${words[0]} ${words[1]}` in commands ? 2 : 1
+  const command = words.length === 0 ? undefined : words.slice(0, wordsOfCommand).join(' ')
+  const [argument, ...more] = words.slice(wordsOfCommand)
   asJson = parsed.values.json ?? false
   if (parsed.values.help) {
     process.stdout.write(usage)

@@ -14,14 +14,12 @@ export type Check = {
 /** Takes the rows of a verification as they are made. */
 export type Trace = (check: Check) => void
 
-/** Runs one step of a verification and tells its row; a refusal passes through with the row marked failed. */
-export async function step<T>(
-  trace: Trace | undefined,
-  row: Pick<Check, 'check' | 'compared' | 'with' | 'from'>,
-  run: () => T | Promise<T>,
-): Promise<T> {
+type Row = Pick<Check, 'check' | 'compared' | 'with' | 'from'>
+
+/** Runs one step of a verification and tells its row, whose texts the step may fill in; a refusal passes through with the row marked failed. */
+export async function step<T>(trace: Trace | undefined, row: Row, run: (row: Row) => T | Promise<T>): Promise<T> {
   try {
-    const result = await run()
+    const result = await run(row)
     trace?.({ ...row, status: 'passed' })
     return result
   } catch (error) {

@@ -4,7 +4,7 @@ import type { Verdict } from './verdict.ts'
 
 export { createEvidenceCache, type EvidenceCache } from './cache.ts'
 export type { Check, Trace } from './checks.ts'
-export { defaultPolicy, type Policy } from './policy.ts'
+export { defaultPolicy, evidencePolicy, type Policy } from './policy.ts'
 export { type Roots, vendorRoots } from './roots.ts'
 export type { TdxCollateral } from './tdx.ts'
 export type { Claim, Refusal, TcbStatus, Verdict } from './verdict.ts'

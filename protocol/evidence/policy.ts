@@ -39,3 +39,11 @@ export const defaultPolicy: Policy = {
   deniedFmspcs: [],
   deniedPlatforms: [],
 }
+
+/** Judges evidence as its vendor's own verifier does, within the dates the vendor set: for looking at evidence, kept or foreign, where no registration hangs on it. */
+export const evidencePolicy: Policy = {
+  ...defaultPolicy,
+  version: 'vendor-dates-1',
+  maxCollateralAgeSeconds: Number.MAX_SAFE_INTEGER,
+  minTcbEvaluationDataNumber: 0,
+}

@@ -304,7 +304,11 @@ async function verify(
       with: 'quote version 4 or 5, TDX 1.0 or 1.5',
       from: 'evidence',
     },
-    () => readQuote(quoteBytes),
+    (row) => {
+      const read = readQuote(quoteBytes)
+      row.compared = `version ${read.version}, body of TDX ${read.body.teeTcbSvn2 ? '1.5' : '1.0'}`
+      return read
+    },
   )
   const { body } = quote
   found.reportData = toHex(body.reportData)
@@ -320,7 +324,11 @@ async function verify(
       with: `pinned ${roots.kind} root, roles, validity`,
       from: 'evidence and roots',
     },
-    () => checkPckChain(quote, context),
+    async (row) => {
+      const checked = await checkPckChain(quote, context)
+      row.compared = [checked.pck, checked.intermediate, checked.root].map(({ commonName }) => commonName).join(' ← ')
+      return checked
+    },
   )
   const { pck, intermediate, root } = chain
   const rootDigest = toHex(sha256(roots.intel))
@@ -333,7 +341,10 @@ async function verify(
       with: 'root and PCK CRL, signed and in their window',
       from: 'collateral',
     },
-    () => checkRevocation(chain, vetted, now),
+    (row) => {
+      row.compared = `serials ${intermediate.serial} and ${pck.serial}`
+      return checkRevocation(chain, vetted, now)
+    },
   )
   assert(
     'platform_genuine',
@@ -350,8 +361,9 @@ async function verify(
         with: `TCB signing certificate, clock, policy ${policy.version}`,
         from: 'collateral',
       },
-      () => {
+      (row) => {
         const document = part()
+        row.compared = `signature over its exact text, issued ${new Date(document.issueDate * 1000).toISOString()}, evaluation ${document.evaluation}`
         checkWindow(document.signer, now)
         checkCrlStatus(rootCrl, root, [document.signer], now)
         checkDates(document, now, policy)
@@ -375,8 +387,9 @@ async function verify(
       with: `TCB info, deny lists of policy ${policy.version}`,
       from: 'PCK certificate',
     },
-    () => {
+    (row) => {
       const read = reading('certificate_invalid', () => readPckExtension(pck))
+      row.compared = `FMSPC ${read.fmspc}, PCE id ${read.pceId}, PPID ${read.ppid || 'absent'}`
       require(!policy.deniedFmspcs.includes(read.fmspc), 'platform_denied', `The policy denies platform ${read.fmspc}.`)
       require(!policy.deniedPlatforms.includes(read.ppid), 'platform_denied', 'The policy denies this machine (PPID).')
       require(tcbInfo.fmspc ===
@@ -406,7 +419,10 @@ async function verify(
       with: 'levels of TCB info and QE identity',
       from: 'PCK certificate, quote, collateral',
     },
-    () => judgeTcb(quote, platform, tcbInfo, qe),
+    (row) => {
+      row.compared = `components ${platform.components.join(' ')}, PCESVN ${platform.pceSvn}, TEE_TCB_SVN ${[...body.teeTcbSvn].join(' ')}`
+      return judgeTcb(quote, platform, tcbInfo, qe)
+    },
   )
   found.qeStatus = tcb.quoting.status
   found.moduleStatus = tcb.module?.status ?? null

@@ -2,6 +2,7 @@ import type { Hex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import type { Policy, Roots } from '../protocol/evidence/index.ts'
 import type { Settings } from './env.ts'
+import type { Directory } from './match/directory.ts'
 import type { DurableObjectNamespace, R2Bucket } from './platform.ts'
 import type { Database } from './store/database.ts'
 
@@ -15,6 +16,7 @@ export type RegistryReader = {
 export type Context = {
   settings: Settings
   database: Database
+  directory: Directory
   artifacts: R2Bucket
   mailbox: DurableObjectNamespace
   registry: RegistryReader

@@ -6,7 +6,10 @@ import { developmentRoots } from '../protocol/evidence/roots.development.ts'
 import { createApp } from './app.ts'
 import type { Context, RegistryReader } from './context.ts'
 import { type Bindings, readSettings, type Settings } from './env.ts'
+import { Directory } from './match/directory.ts'
+import type { ExecutionContext } from './platform.ts'
 import { openDatabase } from './store/database.ts'
+import { databaseDirectory } from './store/directory.ts'
 
 export { Mailbox } from './mailbox.ts'
 
@@ -32,9 +35,13 @@ function contextOf(bindings: Bindings): Context {
   if (settings.DEVELOPMENT_ROOT) {
     roots.push(developmentRoots({ chainId: settings.CHAIN_ID, intel: fromBase64(settings.DEVELOPMENT_ROOT) }))
   }
+  const database = openDatabase(settings.DATABASE_URL, settings.DATABASE_ENDPOINT)
+  const now = () => Date.now()
+  const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
   return {
     settings,
-    database: openDatabase(settings.DATABASE_URL, settings.DATABASE_ENDPOINT),
+    database,
+    directory: new Directory(databaseDirectory(database, now, Math.random), { now, sleep }),
     artifacts: bindings.ARTIFACTS,
     mailbox: bindings.MAILBOX,
     registry: registryOf(settings),
@@ -42,7 +49,7 @@ function contextOf(bindings: Bindings): Context {
     roots,
     policy: defaultPolicy,
     fetch: (url) => fetch(url, { signal: AbortSignal.timeout(15_000) }),
-    now: () => Date.now(),
+    now,
     random: Math.random,
     log: (event, fields) => console.log(JSON.stringify({ event, ...fields })),
   }
@@ -51,8 +58,8 @@ function contextOf(bindings: Bindings): Context {
 let app: ReturnType<typeof createApp> | undefined
 
 export default {
-  fetch(request: Request, bindings: Bindings): Response | Promise<Response> {
+  fetch(request: Request, bindings: Bindings, execution: ExecutionContext): Response | Promise<Response> {
     app ??= createApp(contextOf(bindings))
-    return app.fetch(request, bindings)
+    return app.fetch(request, bindings, execution)
   },
 }

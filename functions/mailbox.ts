@@ -52,7 +52,7 @@ export class Mailbox {
       const decoded = decodeFrame(frame)
       if (decoded.type === 'jobRefusal') return problem(decoded.reason, decoded.detail || decoded.reason, requestId)
       return new Response(frame as Uint8Array<ArrayBuffer>, {
-        headers: { 'content-type': 'application/octet-stream', 'assay-load': String(this.#queued) },
+        headers: { 'content-type': 'application/octet-stream', 'assay-load': `${this.#queued}/${this.#capacity}` },
       })
     } catch (error) {
       if (error instanceof AssayError) return problem(error.code, error.message, requestId, error.hint)
@@ -188,7 +188,8 @@ export class Mailbox {
         this.#capacity = decoded.capacity
       } else if (decoded.type === 'hello') {
         this.#capacity = decoded.capacity
-        await this.#announce(runner, { online: true, models: decoded.models, capacity: decoded.capacity })
+        const { models, capacity, warm = models, region = null } = decoded
+        await this.#announce(runner, { online: true, models, capacity, warm, region })
       }
     }
   }
@@ -211,7 +212,7 @@ export class Mailbox {
     await this.webSocketClose(socket)
   }
 
-  async #announce(runner: string, state: { online: boolean; models?: string[]; capacity?: number }): Promise<void> {
+  async #announce(runner: string, state: Partial<typeof runners.$inferInsert>): Promise<void> {
     for (let attempt = 0; attempt < 5; attempt++) {
       try {
         await this.#database.update(runners).set(state).where(eq(runners.signer, runner))

@@ -2,6 +2,7 @@
 export type {
   DurableObjectNamespace,
   DurableObjectState,
+  ExecutionContext,
   R2Bucket,
   R2ObjectBody,
   WebSocket as WorkerSocket,

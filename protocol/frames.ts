@@ -67,7 +67,16 @@ export type JobRefusal = { ticket: number; reason: RefusalReason; detail: string
 export type Load = { queued: number; capacity: number }
 
 /** Introduces a runner to its mailbox: the models it serves (digests) and how many jobs it takes at once. */
-export type Hello = { models: string[]; capacity: number }
+export type Hello = {
+  models: string[]
+  capacity: number
+  /** Models held in memory and not only on disk; all of them unless told. */
+  warm?: string[]
+  /** Jobs it lets the mailbox have unanswered on the socket; its capacity unless told. */
+  credit?: number
+  /** Where the provider says the machine stands, in lower-case letters, digits and dashes; nothing proves it. */
+  region?: string
+}
 
 /** Holds any frame with its kind. */
 export type Frame =
@@ -228,14 +237,27 @@ function readHello(reader: Reader): Hello {
   } catch {
     throw new EncodingError('A hello frame carries JSON.')
   }
-  const { models, capacity } = (json ?? {}) as Record<string, unknown>
+  const { models, capacity, warm, credit, region } = (json ?? {}) as Record<string, unknown>
+  const digests = (value: unknown) =>
+    Array.isArray(value) && value.every((each) => typeof each === 'string' && /^0x[0-9a-f]{64}$/.test(each))
+  const positive = (value: unknown) => Number.isSafeInteger(value) && (value as number) > 0
   const wellFormed =
-    Array.isArray(models) &&
-    models.every((model) => typeof model === 'string' && /^0x[0-9a-f]{64}$/.test(model)) &&
-    Number.isSafeInteger(capacity) &&
-    (capacity as number) > 0
-  if (!wellFormed) throw new EncodingError('A hello frame carries { models: [digest], capacity: whole number }.')
-  return { models: models as string[], capacity: capacity as number }
+    digests(models) &&
+    positive(capacity) &&
+    (warm === undefined || digests(warm)) &&
+    (credit === undefined || positive(credit)) &&
+    (region === undefined || (typeof region === 'string' && /^[a-z0-9-]{1,32}$/.test(region)))
+  if (!wellFormed)
+    throw new EncodingError(
+      'A hello frame carries { models: [digest], capacity: whole number, warm?: [digest], credit?: whole number, region?: name }.',
+    )
+  return {
+    models: models as string[],
+    capacity: capacity as number,
+    ...(warm === undefined ? {} : { warm: warm as string[] }),
+    ...(credit === undefined ? {} : { credit: credit as number }),
+    ...(region === undefined ? {} : { region: region as string }),
+  }
 }
 
 /** Reads one frame. Views into `bytes` are kept, nothing is copied. Throws EncodingError on anything malformed. */
@@ -264,6 +286,11 @@ export function decodeFrame(bytes: Uint8Array): Frame {
 /** Changes the ticket of a job frame in place, so that a mailbox relays a body without rebuilding it. */
 export function setTicket(frame: Uint8Array, ticket: number): void {
   new DataView(frame.buffer, frame.byteOffset, frame.byteLength).setUint32(1, ticket)
+}
+
+/** Changes how long a job request may still take, in milliseconds, in place: what it waited in a mailbox is gone. */
+export function setDeadline(frame: Uint8Array, deadlineMs: number): void {
+  new DataView(frame.buffer, frame.byteOffset, frame.byteLength).setUint32(54, deadlineMs)
 }
 
 /** Joins frames into one socket message, each behind its u32 length. */

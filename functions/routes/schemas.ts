@@ -1,65 +1,85 @@
-import { z } from 'zod'
+import { z } from '@hono/zod-openapi'
 import type { Hex } from '../../protocol/bytes.ts'
+import { tcbStatuses } from '../../protocol/evidence/verdict.ts'
+import { AssayError, statusOf } from '../errors.ts'
 
-const hexOf = (pattern: string) =>
-  z
-    .string()
-    .regex(new RegExp(`^0x${pattern}$`))
-    .transform((text) => text.toLowerCase() as Hex)
+const hex = (digits: string) => z.string().regex(new RegExp(`^0x${digits}$`))
+const lower = (text: string) => text.toLowerCase() as Hex
 
-/** An address: 0x and 40 hex digits. */
-export const Address = hexOf('[0-9a-fA-F]{40}')
-/** 32 bytes: 0x and 64 hex digits. */
-export const Bytes32 = hexOf('[0-9a-fA-F]{64}')
-/** Any bytes in hexadecimal, at most 64 KiB. */
-export const Bytes = hexOf('([0-9a-fA-F]{2}){0,65536}')
-/** An amount or number as decimal text. */
-export const Decimal = z.string().regex(/^(0|[1-9]\d{0,38})$/)
-/** A SHA-256 as 64 lower-case hex digits. */
+/** Reads an address: 0x and 40 hexadecimal digits. */
+export const Address = hex('[0-9a-fA-F]{40}').transform(lower)
+/** Reads 32 bytes: 0x and 64 lower-case hexadecimal digits. */
+export const Digest = hex('[0-9a-f]{64}').transform(lower)
+/** Reads the name of an artifact: its SHA-256 in 64 lower-case hexadecimal digits. */
 export const Sha256 = z.string().regex(/^[0-9a-f]{64}$/)
+const Signature = hex('[0-9a-f]{130}').transform(lower)
+const Amount = z.string().regex(/^(0|[1-9][0-9]{0,38})$/)
+const Uint64 = z.string().regex(/^(0|[1-9][0-9]{0,18})$/)
 
-const Uint64 = Decimal.refine((text) => BigInt(text) < 2n ** 64n, 'must fit 64 bits')
+/** Reads how a list is paged. */
+export const Page = z.object({
+  cursor: z.string().max(64).optional(),
+  limit: z.coerce.number().int().min(1).max(100).default(50),
+})
 
-/** What a publisher posts to list a model. */
-export const PublishModel = z.strictObject({
+/** Reads a cursor that is a position. Throws `invalid_request` for another. */
+export function positionOf(cursor: string | undefined): number | undefined {
+  if (cursor === undefined) return undefined
+  if (!/^[0-9]{1,15}$/.test(cursor)) throw new AssayError('invalid_request', 'The cursor is not one of ours.')
+  return Number(cursor)
+}
+
+/** Reads what a publisher posts to list a model. */
+export const Publish = z.strictObject({
   manifest: z.record(z.string(), z.unknown()),
   listing: z.strictObject({
-    model: Bytes32,
+    model: Digest,
     publisher: Address,
     payout: Address,
-    price: Decimal.refine((text) => BigInt(text) < 2n ** 128n, 'must fit 128 bits'),
+    price: Amount,
     royaltyBps: z.number().int().min(0).max(10_000),
-    unit: z.string().min(1).max(32),
+    unit: z.string().max(64),
     validUntil: Uint64,
     nonce: Uint64,
   }),
-  signature: Bytes,
-  card: z.string().max(65_536).default(''),
+  signature: Signature,
+  card: z.string().max(64_000).default(''),
 })
 
-/** What a runner posts to register. */
-export const RegisterRunner = z.strictObject({
-  statement: Bytes,
-  evidence: z.strictObject({ format: z.string(), quote: z.string().max(65_536) }),
-  registration: z.strictObject({ provider: Address, signature: Bytes }),
+/** Reads what a runner posts to register. */
+export const Register = z.looseObject({
+  statement: hex('([0-9a-fA-F]{2})+').max(1_000).transform(lower),
+  evidence: z.record(z.string(), z.unknown()),
+  registration: z.strictObject({ provider: Address, signature: Signature }),
 })
 
-/** What a buyer posts to find a runner. */
-export const FindMatch = z.strictObject({
-  model: Bytes32,
-  requirements: z
-    .strictObject({
-      tee: z.string().max(16).optional(),
-      maxPrice: Decimal.optional(),
-      measurement: Bytes32.optional(),
-      maxAttestationAgeSeconds: z.number().int().min(0).optional(),
-      exclude: z.array(Address).max(64).optional(),
-    })
-    .default({}),
+/** Reads what a buyer asks of a machine. */
+export const RequirementsBody = z.strictObject({
+  tee: z.string().max(32).optional(),
+  tcbStatus: z.enum(tcbStatuses).optional(),
+  gpuAttested: z.boolean().optional(),
+  measurement: z.string().max(128).optional(),
+  region: z
+    .string()
+    .regex(/^[a-z0-9-]{1,32}$/)
+    .optional(),
+  maxPrice: Amount.optional(),
+  maxAttestationAgeSeconds: z.number().int().min(0).optional(),
+  exclude: z.array(Address).max(1_000).optional(),
 })
 
-/** How lists are paged. */
-export const Page = z.object({
-  cursor: z.string().max(64).optional(),
-  limit: z.coerce.number().int().min(1).max(100).default(20),
-})
+/** Reads what a buyer posts to find a runner. */
+export const FindMatch = z.strictObject({ model: Digest, requirements: RequirementsBody.default({}) })
+
+/** Describes an RFC 9457 problem. */
+export const Problem = z
+  .looseObject({
+    type: z.string(),
+    title: z.string(),
+    status: z.number().int(),
+    code: z.enum(Object.keys(statusOf) as [keyof typeof statusOf]),
+    detail: z.string(),
+    hint: z.string().optional(),
+    requestId: z.string(),
+  })
+  .openapi('Problem')

@@ -1,16 +1,8 @@
 import { asc, eq, gt } from 'drizzle-orm'
 import { EncodingError, fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import { canonicalJson } from '../../protocol/canonicalJson.ts'
-import { CollateralUnavailableError, fetchCollateral } from '../../protocol/evidence/collateral.ts'
-import {
-  type Collateral,
-  collateralToJson,
-  type Evidence,
-  evidenceFromJson,
-  evidenceToJson,
-  type Verdict,
-  verifyEvidence,
-} from '../../protocol/evidence/index.ts'
+import { CollateralUnavailableError } from '../../protocol/evidence/collateral.ts'
+import { collateralToJson, type Evidence, evidenceFromJson, evidenceToJson } from '../../protocol/evidence/index.ts'
 import { UnsupportedQuoteError } from '../../protocol/evidence/quote.ts'
 import { checkStatement } from '../../protocol/evidence/statement.ts'
 import { sha256 } from '../../protocol/hash.ts'
@@ -20,17 +12,7 @@ import type { Context } from '../context.ts'
 import { AssayError, UnavailableError } from '../errors.ts'
 import { query } from '../store/database.ts'
 import { runners } from '../store/schema.ts'
-
-async function judge({ roots, policy, now }: Context, evidence: Evidence, collateral: Collateral): Promise<Verdict> {
-  let verdict: Verdict | undefined
-  for (const each of roots) {
-    verdict = await verifyEvidence(evidence, collateral, { now: Math.floor(now() / 1000), roots: each, policy })
-    if (verdict.verdict === 'verified') return verdict
-    // Only a foreign root is worth asking the next set of roots about.
-    if (verdict.refusals[0]?.reason !== 'untrusted_root') return verdict
-  }
-  return verdict!
-}
+import { collateralFor, judgeEvidence, type KeptCollateral } from './collateral.ts'
 
 /** Registers a runner: evidence verified here against collateral fetched here, keys compared with the quote, and the chain's registry must know it. */
 export async function registerRunner(
@@ -39,10 +21,10 @@ export async function registerRunner(
 ) {
   const { database, domain, settings, now, registry } = context
   let evidence: Evidence
-  let collateral: Collateral
+  let kept: KeptCollateral
   try {
     evidence = evidenceFromJson(body.evidence)
-    collateral = await fetchCollateral(evidence, { fetch: context.fetch, baseUrl: settings.COLLATERAL_URL })
+    kept = await collateralFor(context, evidence)
   } catch (error) {
     if (error instanceof CollateralUnavailableError) throw new UnavailableError('collateral service', error)
     if (error instanceof EncodingError || error instanceof UnsupportedQuoteError) {
@@ -52,7 +34,7 @@ export async function registerRunner(
     }
     throw error
   }
-  const verdict = await judge(context, evidence, collateral)
+  const verdict = await judgeEvidence(context, evidence, kept.collateral)
   const refuted = (detail: string, refusals: unknown) =>
     new AssayError('evidence_refuted', detail, {
       hint: 'See refusals for the check that failed.',
@@ -96,7 +78,9 @@ export async function registerRunner(
     hpkeKey: toHex(checked.statement.hpkeKey),
     statement: body.statement.toLowerCase(),
     evidence: evidenceJson,
-    collateral: collateralToJson(collateral),
+    collateral: collateralToJson(kept.collateral),
+    platform: kept.platform,
+    collateralDigest: kept.digest,
     registration: { provider, signature: body.registration.signature },
     verdict,
     evidenceDigest: toHex(sha256(utf8(canonicalJson(evidenceJson)))),

@@ -61,9 +61,15 @@ export const runners = pgTable(
     warm: jsonb('warm').$type<string[]>().notNull().default([]),
     /** Where the provider says the machine stands; nothing proves it. */
     region: text('region'),
+    /** Names the collateral this registration stands on: the platform it is for, and the digest of what was last judged. */
+    platform: text('platform').notNull().default(''),
+    collateralDigest: text('collateral_digest').notNull().default(''),
     createdAt,
   },
-  (table) => [index('runners_by_model').using('gin', sql`${table.models} jsonb_path_ops`)],
+  (table) => [
+    index('runners_by_model').using('gin', sql`${table.models} jsonb_path_ops`),
+    index('runners_by_platform').on(table.platform, table.validUntil),
+  ],
 )
 
 /** Receipts the mailboxes have relayed. */
@@ -85,3 +91,13 @@ export const receipts = pgTable(
     index('receipts_by_channel').on(table.channel, table.position),
   ],
 )
+
+/** Collateral by platform: fetched from the vendor, verified, kept until something newer comes. */
+export const collaterals = pgTable('collaterals', {
+  platform: text('platform').primaryKey(),
+  digest: text('digest').notNull(),
+  content: jsonb('content').notNull(),
+  issuedAt: bigint('issued_at', { mode: 'number' }).notNull(),
+  expiresAt: bigint('expires_at', { mode: 'number' }).notNull(),
+  fetchedAt: bigint('fetched_at', { mode: 'number' }).notNull(),
+})

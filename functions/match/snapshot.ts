@@ -1,0 +1,98 @@
+import type { Loads } from './loads.ts'
+import { type Candidate, type MismatchReason, type Miss, missesOf, type Requirements } from './requirements.ts'
+
+/** What a model that is only on disk costs in a comparison: as much as a runner with all its slots taken. */
+const coldPenalty = 1
+/** Draws tried before every candidate is looked at. */
+const maxDraws = 8
+/** Most sets of requirements remembered in one snapshot. */
+const maxRemembered = 256
+
+/** Holds the runners that serve one model, as they were when the directory was read. */
+export class Snapshot {
+  readonly candidates: readonly Candidate[]
+  /** When it was read, in milliseconds. */
+  readonly readAt: number
+  /** Whether there are more runners than were read. */
+  readonly sampled: boolean
+  readonly #loads: Loads
+  readonly #slots: Uint32Array
+  readonly #fitting = new Map<string, Uint32Array>()
+
+  constructor(
+    candidates: readonly Candidate[],
+    { loads, readAt, sampled = false }: { loads: Loads; readAt: number; sampled?: boolean },
+  ) {
+    this.candidates = candidates
+    this.readAt = readAt
+    this.sampled = sampled
+    this.#loads = loads
+    this.#slots = Uint32Array.from(candidates, ({ signer, capacity }) => loads.slotOf(signer, capacity))
+    for (const slot of this.#slots) loads.decay(slot, readAt)
+  }
+
+  /** Chooses the less loaded of two random runners that fit: nearly as even as asking all, at the cost of two. Gives null when none fits; `now` in unix seconds. */
+  choose({ exclude, ...wanted }: Requirements, now: number, random: () => number): Candidate | null {
+    const fitting = this.#fittingOf(wanted, now)
+    const usable = (candidate: Candidate) =>
+      candidate.validUntil > now && (exclude === undefined || !exclude.includes(candidate.signer))
+    const size = fitting.length
+    for (let draw = 0; draw < maxDraws && size > 0; draw++) {
+      const first = Math.floor(random() * size)
+      // The second is another one: drawing the same twice would be no choice.
+      const second = size === 1 ? first : (first + 1 + Math.floor(random() * (size - 1))) % size
+      const chosen = this.#lighter(fitting[first]!, fitting[second]!, usable)
+      if (chosen !== -1) return this.#take(chosen)
+    }
+    const left = fitting.filter((index) => usable(this.candidates[index]!))
+    return left.length === 0 ? null : this.#take(left[Math.floor(random() * left.length)]!)
+  }
+
+  #take(index: number): Candidate {
+    this.#loads.anticipate(this.#slots[index]!)
+    return this.candidates[index]!
+  }
+
+  #lighter(first: number, second: number, usable: (candidate: Candidate) => boolean): number {
+    const a = this.candidates[first]!
+    const b = this.candidates[second]!
+    if (!usable(a)) return usable(b) ? second : -1
+    if (!usable(b)) return first
+    return this.#cost(second, b) < this.#cost(first, a) ? second : first
+  }
+
+  #cost(index: number, { warm }: Candidate): number {
+    return this.#loads.at(this.#slots[index]!) + (warm ? 0 : coldPenalty)
+  }
+
+  /** Lists the runners that fit, worked out once per set of requirements: a snapshot lives for seconds, so ages may stand still. */
+  #fittingOf(wanted: Requirements, now: number): Uint32Array {
+    const key = JSON.stringify(wanted)
+    let fitting = this.#fitting.get(key)
+    if (fitting) return fitting
+    const indices: number[] = []
+    this.candidates.forEach((candidate, index) => {
+      if (missesOf(candidate, wanted, now).length === 0) indices.push(index)
+    })
+    fitting = Uint32Array.from(indices)
+    if (this.#fitting.size >= maxRemembered) this.#fitting.clear()
+    this.#fitting.set(key, fitting)
+    return fitting
+  }
+
+  /** Counts what the runners miss, one runner under each of its reasons, and names the one that misses least. */
+  explain(
+    wanted: Requirements,
+    now: number,
+  ): { reasons: { reason: MismatchReason; count: number }[]; nearest: { signer: string; misses: Miss[] } | null } {
+    const counts = new Map<MismatchReason, number>()
+    let nearest: { signer: string; misses: Miss[] } | null = null
+    for (const candidate of this.candidates) {
+      const misses = missesOf(candidate, wanted, now)
+      for (const { reason } of misses) counts.set(reason, (counts.get(reason) ?? 0) + 1)
+      if (misses.length > 0 && (!nearest || misses.length < nearest.misses.length))
+        nearest = { signer: candidate.signer, misses }
+    }
+    return { reasons: [...counts].map(([reason, count]) => ({ reason, count })), nearest }
+  }
+}

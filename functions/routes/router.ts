@@ -1,0 +1,51 @@
+import { OpenAPIHono, type z } from '@hono/zod-openapi'
+import { AssayError } from '../errors.ts'
+import { Problem } from './schemas.ts'
+
+/** Holds what the app leaves on a request for its doors. */
+export type App = { Variables: { requestId: string } }
+
+/** Opens a set of doors that word a malformed request as `invalid_request`. */
+export function createRouter(): OpenAPIHono<App> {
+  return new OpenAPIHono<App>({
+    defaultHook: (result) => {
+      if (result.success) return
+      const text = result.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')
+      throw new AssayError('invalid_request', text, { hint: 'See /openapi.json for what is expected.' })
+    },
+  })
+}
+
+/** Describes a JSON body that must be there. */
+export const json = <T extends z.ZodType>(schema: T) => ({
+  required: true as const,
+  content: { 'application/json': { schema } },
+})
+
+/** Describes any answer: the good ones are worded in docs/http.md, the others are problems. */
+export const responses = {
+  default: { description: 'A problem', content: { 'application/problem+json': { schema: Problem } } },
+} as const
+
+/** Passes an answer that is not JSON through as it is. */
+export const passed = (response: unknown) => response as never
+
+/** Reads a body of at most `limit` bytes. Throws `payload_too_large` as soon as it is longer. */
+export async function readBody(request: Request, limit: number): Promise<ArrayBuffer> {
+  const tooLarge = () => new AssayError('payload_too_large', `A body here has at most ${limit} bytes.`)
+  const length = request.headers.get('content-length')
+  if (length !== null) {
+    // The runtime holds a body to its stated length.
+    if (Number(length) > limit) throw tooLarge()
+    return request.arrayBuffer()
+  }
+  const chunks: Uint8Array<ArrayBuffer>[] = []
+  let size = 0
+  const reader = request.body?.getReader()
+  for (let read = await reader?.read(); read && !read.done; read = await reader!.read()) {
+    size += read.value.length
+    if (size > limit) throw tooLarge()
+    chunks.push(read.value as Uint8Array<ArrayBuffer>)
+  }
+  return new Blob(chunks).arrayBuffer()
+}

@@ -1,0 +1,67 @@
+import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi'
+import type { Context } from '../context.ts'
+import { AssayError } from '../errors.ts'
+import { authorizeSocket } from '../services/connect.ts'
+import { matchRunner } from '../services/match.ts'
+import { listReceipts } from '../services/receipts.ts'
+import { getEvidence, getRunner, listRunners, registerRunner } from '../services/runners.ts'
+import { type App, createRouter, json, passed, responses } from './router.ts'
+import { Address, Digest, FindMatch, Page, positionOf, Register } from './schemas.ts'
+
+/** Opens the doors of runners, matches and receipts. */
+export function runnerRoutes(context: Context): OpenAPIHono<App> {
+  const { mailbox } = context
+  const one = { params: z.object({ signer: Address }) }
+  return createRouter()
+    .openapi(
+      createRoute({ method: 'post', path: '/v1/runners', request: { body: json(Register) }, responses }),
+      async (c) => c.json(await registerRunner(context, c.req.valid('json')), 201) as never,
+    )
+    .openapi(
+      createRoute({ method: 'get', path: '/v1/runners', request: { query: Page }, responses }),
+      async (c) => c.json(await listRunners(context, c.req.valid('query'))) as never,
+    )
+    .openapi(
+      createRoute({ method: 'get', path: '/v1/runners/{signer}', request: one, responses }),
+      async (c) => c.json(await getRunner(context, c.req.valid('param').signer)) as never,
+    )
+    .openapi(
+      createRoute({ method: 'get', path: '/v1/runners/{signer}/evidence', request: one, responses }),
+      async (c) => c.json(await getEvidence(context, c.req.valid('param').signer)) as never,
+    )
+    .openapi(
+      createRoute({ method: 'get', path: '/v1/runners/{signer}/socket', request: one, responses }),
+      async (c) => {
+        const { signer } = c.req.valid('param')
+        if (c.req.header('upgrade')?.toLowerCase() !== 'websocket') {
+          throw new AssayError('invalid_request', 'This address takes WebSocket upgrades only.')
+        }
+        await authorizeSocket(context, signer, c.req.header('authorization'))
+        const response = await mailbox
+          .get(mailbox.idFromName(signer))
+          .fetch(`https://mailbox/socket?runner=${signer}`, { headers: { upgrade: 'websocket' } })
+        return passed(response)
+      },
+    )
+    .openapi(
+      createRoute({ method: 'post', path: '/v1/matches', request: { body: json(FindMatch) }, responses }),
+      async (c) => {
+        const match = await matchRunner(context, c.req.valid('json'), (work) => c.executionCtx.waitUntil(work))
+        return c.json(match) as never
+      },
+    )
+    .openapi(
+      createRoute({
+        method: 'get',
+        path: '/v1/channels/{channel}/receipts',
+        request: { params: z.object({ channel: Digest }), query: Page },
+        responses,
+      }),
+      async (c) => {
+        const { cursor, limit } = c.req.valid('query')
+        return c.json(
+          await listReceipts(context, c.req.valid('param').channel, { cursor: positionOf(cursor), limit }),
+        ) as never
+      },
+    ) as unknown as OpenAPIHono<App>
+}

@@ -1,0 +1,182 @@
+import { and, asc, eq, gt, ne } from 'drizzle-orm'
+import { fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
+import { canonicalJson } from '../../protocol/canonicalJson.ts'
+import {
+  CollateralUnavailableError,
+  checkCollateral,
+  fetchCollateral,
+  platformOf,
+} from '../../protocol/evidence/collateral.ts'
+import {
+  type Collateral,
+  collateralFromJson,
+  collateralToJson,
+  createEvidenceCache,
+  type Evidence,
+  evidenceFromJson,
+  type Verdict,
+  verifyEvidence,
+} from '../../protocol/evidence/index.ts'
+import { decodeStatement } from '../../protocol/evidence/statement.ts'
+import { sha256 } from '../../protocol/hash.ts'
+import type { Context } from '../context.ts'
+import { query } from '../store/database.ts'
+import { collaterals, runners } from '../store/schema.ts'
+
+/** Collateral older than this is fetched again, so that a revocation is seen within hours though lists stand for weeks. */
+const refreshSeconds = 6 * 3_600
+
+/** Holds collateral as the edge keeps it: `digest` changes when anything in it does. */
+export type KeptCollateral = { platform: string; digest: string; collateral: Collateral }
+
+// Signatures over collateral are checked once per isolate and not once per registration.
+const cache = createEvidenceCache()
+
+const digestOf = (collateral: Collateral) => toHex(sha256(utf8(canonicalJson(collateralToJson(collateral)))))
+
+/** Judges evidence under each set of roots this edge trusts; only a foreign root is worth asking the next set about. */
+export async function judgeEvidence(
+  { roots, policy, now }: Pick<Context, 'roots' | 'policy' | 'now'>,
+  evidence: Evidence,
+  collateral: Collateral,
+): Promise<Verdict> {
+  let verdict: Verdict | undefined
+  for (const each of roots) {
+    verdict = await verifyEvidence(evidence, collateral, {
+      now: Math.floor(now() / 1000),
+      roots: each,
+      policy,
+      cache,
+    })
+    if (verdict.refusals[0]?.reason !== 'untrusted_root') return verdict
+  }
+  return verdict!
+}
+
+async function checkUnderRoots({ roots, policy, now }: Context, collateral: Collateral) {
+  let refusal = 'no roots are configured'
+  for (const each of roots) {
+    const checked = await checkCollateral(collateral, { now: Math.floor(now() / 1000), roots: each, policy, cache })
+    if (checked.ok) return checked
+    refusal = checked.refusal.detail
+    if (checked.refusal.reason !== 'untrusted_root') break
+  }
+  throw new CollateralUnavailableError(`The collateral service sent what does not verify: ${refusal}`)
+}
+
+/** Gives the collateral of a machine's platform: kept for hours, fetched again after, and verified before it is kept. An older answer that still verifies never replaces a newer one. Throws CollateralUnavailableError, EncodingError or UnsupportedQuoteError. */
+export async function collateralFor(context: Context, evidence: Evidence): Promise<KeptCollateral> {
+  const { database, settings, now, log } = context
+  const platform = platformOf(evidence)
+  const [kept] = await query(() => database.select().from(collaterals).where(eq(collaterals.platform, platform)))
+  const fetchedAt = Math.floor(now() / 1000)
+  const use = (row: NonNullable<typeof kept>): KeptCollateral => ({
+    platform,
+    digest: row.digest,
+    collateral: collateralFromJson(row.content),
+  })
+  const stands = kept !== undefined && kept.expiresAt > fetchedAt
+  if (stands && fetchedAt - kept.fetchedAt < refreshSeconds) return use(kept)
+  try {
+    const collateral = await fetchCollateral(evidence, { fetch: context.fetch, baseUrl: settings.COLLATERAL_URL })
+    const { issuedAt, expiresAt } = await checkUnderRoots(context, collateral)
+    const older = stands && issuedAt < kept.issuedAt
+    if (older) log('collateral_rolled_back', { platform })
+    const row = older
+      ? { ...kept, fetchedAt }
+      : {
+          platform,
+          digest: digestOf(collateral),
+          content: collateralToJson(collateral),
+          issuedAt,
+          expiresAt,
+          fetchedAt,
+        }
+    await query(() =>
+      database.insert(collaterals).values(row).onConflictDoUpdate({ target: collaterals.platform, set: row }),
+    )
+    return use(row)
+  } catch (error) {
+    if (!(error instanceof CollateralUnavailableError) || !stands) throw error
+    log('collateral_not_refreshed', { platform, detail: error.message })
+    return use(kept)
+  }
+}
+
+/** Says what became of a registration when its platform's collateral changed. */
+export type Reevaluation = { signer: Hex; verdict: Verdict }
+
+async function reevaluatePlatform(context: Context, kept: KeptCollateral, pageSize: number): Promise<Reevaluation[]> {
+  const { database, now } = context
+  const changed: Reevaluation[] = []
+  for (;;) {
+    const seconds = Math.floor(now() / 1000)
+    const rows = await query(() =>
+      database
+        .select({ signer: runners.signer, evidence: runners.evidence, statement: runners.statement })
+        .from(runners)
+        .where(
+          and(
+            eq(runners.platform, kept.platform),
+            gt(runners.validUntil, seconds),
+            ne(runners.collateralDigest, kept.digest),
+          ),
+        )
+        .orderBy(asc(runners.signer))
+        .limit(pageSize),
+    )
+    for (const { signer, evidence, statement } of rows) {
+      const verdict = await judgeEvidence(context, evidenceFromJson(evidence), kept.collateral)
+      const { notAfter } = decodeStatement(fromHex(statement as Hex))
+      const validUntil = verdict.verdict === 'verified' ? Math.min(verdict.validUntil, Number(notAfter)) : seconds
+      await query(() =>
+        database
+          .update(runners)
+          .set({
+            verdict,
+            validUntil,
+            collateral: collateralToJson(kept.collateral),
+            collateralDigest: kept.digest,
+            verifiedAt: seconds,
+          })
+          .where(eq(runners.signer, signer)),
+      )
+      changed.push({ signer: signer as Hex, verdict })
+    }
+    if (rows.length < pageSize) return changed
+  }
+}
+
+/** Refreshes the collateral of every platform with a live registration and judges those registrations again where it changed. A runner that falls loses its place at once; `tell` lets its mailbox say why. Runs on a schedule. */
+export async function reevaluateRunners(
+  context: Context,
+  tell: (fallen: Reevaluation) => Promise<void>,
+  pageSize = 200,
+): Promise<Reevaluation[]> {
+  const { database, now, log } = context
+  const seconds = Math.floor(now() / 1000)
+  const platforms = await query(() =>
+    database
+      .selectDistinctOn([runners.platform], { platform: runners.platform, evidence: runners.evidence })
+      .from(runners)
+      .where(and(gt(runners.validUntil, seconds), ne(runners.platform, '')))
+      .orderBy(asc(runners.platform)),
+  )
+  const all: Reevaluation[] = []
+  for (const { platform, evidence } of platforms) {
+    try {
+      const kept = await collateralFor(context, evidenceFromJson(evidence))
+      const changed = await reevaluatePlatform(context, kept, pageSize)
+      all.push(...changed)
+      for (const each of changed.filter(({ verdict }) => verdict.verdict !== 'verified')) {
+        log('runner_fell', { signer: each.signer, reason: each.verdict.refusals[0]?.reason ?? 'unknown' })
+        await tell(each)
+      }
+    } catch (error) {
+      if (!(error instanceof CollateralUnavailableError)) throw error
+      // One platform's silent vendor must not keep the others from being judged.
+      log('collateral_unavailable', { platform, detail: error.message })
+    }
+  }
+  return all
+}

@@ -9,7 +9,9 @@ import {
   type Certificate,
   type Crl,
   checkCrlSignature,
+  checkCrlStatus,
   checkIssued,
+  checkWindow,
   parseCertificate,
   parseCrl,
   parsePem,
@@ -296,4 +298,40 @@ export function checkDates({ issueDate, nextUpdate, evaluation }: Document, now:
     policy.maxCollateralAgeSeconds, 'collateral_too_old', `Collateral is ${now - issueDate} s old; the policy allows ${policy.maxCollateralAgeSeconds} s.`)
   require(evaluation >=
     policy.minTcbEvaluationDataNumber, 'collateral_too_old', `TCB evaluation ${evaluation} is below the policy's ${policy.minTcbEvaluationDataNumber}.`)
+}
+
+/** Checks collateral by itself, before any quote: chains, signatures, revocation, dates and policy, the PCK CRL under the chain it came with. Gives when it runs out (unix seconds); throws Refused. */
+export async function checkTdxCollateral(
+  collateral: TdxCollateral,
+  { now, roots, policy, cache }: { now: number; roots: Roots; policy: Policy; cache: EvidenceCache },
+): Promise<{ issuedAt: number; expiresAt: number }> {
+  const root = reading('untrusted_root', () => parseCertificate(roots.intel))
+  const vetted = await vetTdxCollateral(collateral, { roots, rootDigest: toHex(sha256(roots.intel)), cache })
+  const rootCrl = unwrap(vetted.rootCrl)
+  const pckCrl = unwrap(vetted.pckCrl)
+  const documents = [unwrap(vetted.tcbInfo), unwrap(vetted.qeIdentity)]
+  const [authorityDer, rootDer] = reading('certificate_invalid', () => parsePem(collateral.pckCrlChain))
+  require(authorityDer !== undefined &&
+    rootDer !== undefined &&
+    equalBytes(rootDer, root.der), 'untrusted_root', "The PCK CRL's chain does not end in the pinned root.")
+  const authority = reading('certificate_invalid', () => parseCertificate(authorityDer))
+  await checkIssued(authority, root)
+  await checkCrlSignature(pckCrl, authority)
+  for (const certificate of [root, authority, ...documents.map(({ signer }) => signer)]) checkWindow(certificate, now)
+  checkCrlStatus(rootCrl, root, [authority, ...documents.map(({ signer }) => signer)], now)
+  checkCrlStatus(pckCrl, authority, [], now)
+  for (const document of documents) checkDates(document, now, policy)
+  return {
+    issuedAt: Math.min(...documents.map(({ issueDate }) => issueDate)),
+    expiresAt: Math.min(
+      rootCrl.nextUpdate,
+      pckCrl.nextUpdate,
+      ...documents.flatMap(({ nextUpdate, issueDate, signer }) => [
+        nextUpdate,
+        issueDate + policy.maxCollateralAgeSeconds,
+        signer.notAfter,
+      ]),
+      authority.notAfter,
+    ),
+  }
 }

@@ -19,10 +19,10 @@ export async function migrate(databaseUrl: string): Promise<void> {
   }
 }
 
-/** Bundles the Worker as wrangler does: one module for workerd. */
-export async function bundleEdge(): Promise<string> {
+/** Bundles a Worker's entry as wrangler does: one module for workerd. */
+export async function bundleEdge(entry = 'functions/index.development.ts'): Promise<string> {
   const { outputFiles } = await build({
-    entryPoints: [join(root, 'functions/index.ts')],
+    entryPoints: [join(root, entry)],
     bundle: true,
     write: false,
     format: 'esm',

@@ -47,6 +47,7 @@ export class Mailbox {
     const url = new URL(request.url)
     const requestId = request.headers.get('x-request-id') ?? ''
     try {
+      if (url.pathname === '/evict') return this.#evict(await request.text())
       if (url.pathname === '/socket') return await this.#connect(url.searchParams.get('runner')!)
       const frame = await this.#relay(new Uint8Array(await request.arrayBuffer()))
       const decoded = decodeFrame(frame)
@@ -72,6 +73,13 @@ export class Mailbox {
     this.#state.acceptWebSocket(server)
     server.serializeAttachment({ runner, replaced: false })
     return new Response(null, { status: 101, webSocket: client } as ResponseInit)
+  }
+
+  /** Lets go of a runner that lost its place. The reason travels as the closing word, which takes 123 bytes (RFC 6455 §5.5). */
+  #evict(reason: string): Response {
+    const word = new TextDecoder().decode(new TextEncoder().encode(reason).subarray(0, 120)).replace(/\uFFFD+$/, '')
+    for (const socket of this.#state.getWebSockets()) socket.close(4003, word)
+    return new Response(null, { status: 204 })
   }
 
   get #socket(): WorkerSocket | undefined {

@@ -101,3 +101,50 @@ export const collaterals = pgTable('collaterals', {
   expiresAt: bigint('expires_at', { mode: 'number' }).notNull(),
   fetchedAt: bigint('fetched_at', { mode: 'number' }).notNull(),
 })
+
+/** How far the chain is indexed. One row: the last block whose events are in `chain_events`. */
+export const chainCursor = pgTable('chain_cursor', {
+  id: integer('id').primaryKey(),
+  block: bigint('block', { mode: 'number' }).notNull(),
+  hash: text('hash').notNull(),
+})
+
+/** Hashes of blocks the indexer stopped at, newest some hundreds: where it looks for common ground after a reorganisation. */
+export const chainCheckpoints = pgTable('chain_checkpoints', {
+  block: bigint('block', { mode: 'number' }).primaryKey(),
+  hash: text('hash').notNull(),
+})
+
+/** Events of the escrow, exactly as the chain has them, one row each. */
+export const chainEvents = pgTable(
+  'chain_events',
+  {
+    block: bigint('block', { mode: 'number' }).notNull(),
+    logIndex: integer('log_index').notNull(),
+    blockHash: text('block_hash').notNull(),
+    transaction: text('transaction').notNull(),
+    name: text('name').notNull(),
+    args: jsonb('args').$type<Record<string, string>>().notNull(),
+  },
+  (table) => [
+    primaryKey({ name: 'chain_events_pk', columns: [table.block, table.logIndex] }),
+    index('chain_events_by_channel').on(sql`(${table.args}->>'channel')`, table.block),
+    index('chain_events_by_buyer').on(sql`(${table.args}->>'buyer')`, table.block),
+  ],
+)
+
+/** Differences between what the chain, the edge and the runners say of the same money; found, never repaired. */
+export const drifts = pgTable(
+  'drifts',
+  {
+    id: bigint('id', { mode: 'number' }).generatedAlwaysAsIdentity({ name: 'drifts_id' }).primaryKey(),
+    kind: text('kind').notNull(),
+    subject: text('subject').notNull(),
+    expected: text('expected').notNull(),
+    found: text('found').notNull(),
+    cause: text('cause').notNull(),
+    block: bigint('block', { mode: 'number' }).notNull(),
+    createdAt,
+  },
+  (table) => [uniqueIndex('drifts_once').on(table.kind, table.subject, table.expected, table.found)],
+)

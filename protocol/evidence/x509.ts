@@ -2,6 +2,7 @@ import { EncodingError, equalBytes, fromBase64, type Hex, toHex } from '../bytes
 import {
   asn1,
   DerReader,
+  type Element,
   inside,
   readBits,
   readEcdsaSignature,
@@ -15,7 +16,13 @@ import { require } from './verdict.ts'
 const oids = {
   ecPublicKey: '1.2.840.10045.2.1',
   p256: '1.2.840.10045.3.1.7',
+  p384: '1.3.132.0.34',
+  rsaEncryption: '1.2.840.113549.1.1.1',
   ecdsaSha256: '1.2.840.10045.4.3.2',
+  ecdsaSha384: '1.2.840.10045.4.3.3',
+  rsaPss: '1.2.840.113549.1.1.10',
+  mgf1: '1.2.840.113549.1.1.8',
+  sha384: '2.16.840.1.101.3.4.2.2',
   commonName: '2.5.4.3',
   basicConstraints: '2.5.29.19',
   keyUsage: '2.5.29.15',
@@ -26,7 +33,25 @@ const oids = {
 // RFC 5280 §4.2: an unknown critical extension refuses the certificate.
 const knownCritical = new Set<string>([oids.basicConstraints, oids.keyUsage])
 
-/** Holds the fields of an X.509 certificate (RFC 5280 §4.1) that a P-256 chain needs; times in unix seconds. */
+/** Names how a certificate or list is signed: ECDSA on the curve of its hash's width, or RSA-PSS with SHA-384 and a salt of 48 bytes. */
+export type SignatureAlgorithm = 'ecdsa-sha256' | 'ecdsa-sha384' | 'rsa-pss-sha384'
+
+/** Names the kind of key a certificate is for. */
+export type KeyType = 'P-256' | 'P-384' | 'RSA'
+
+/** Says which algorithms a vendor's chain may use; everything else is refused at parsing. */
+export type Profile = { signatures: readonly SignatureAlgorithm[]; keys: readonly KeyType[] }
+
+/** Takes what Intel's chains use and nothing else: P-256 with SHA-256. */
+export const p256Profile: Profile = { signatures: ['ecdsa-sha256'], keys: ['P-256'] }
+
+/** Takes what Nitro's and NVIDIA's chains use and nothing else: P-384 with SHA-384. */
+export const p384Profile: Profile = { signatures: ['ecdsa-sha384'], keys: ['P-384'] }
+
+/** Takes what AMD's chains use and nothing else: RSA-PSS signatures over RSA authorities and P-384 chips. */
+export const amdProfile: Profile = { signatures: ['rsa-pss-sha384'], keys: ['RSA', 'P-384'] }
+
+/** Holds the fields of an X.509 certificate (RFC 5280 §4.1) that a vendor's chain needs; times in unix seconds. */
 export type Certificate = {
   der: Uint8Array
   tbs: Uint8Array
@@ -36,13 +61,15 @@ export type Certificate = {
   commonName: string
   notBefore: number
   notAfter: number
-  /** Uncompressed point, 65 bytes. */
+  keyType: KeyType
+  /** An uncompressed point, or for RSA the DER of SubjectPublicKeyInfo. */
   publicKey: Uint8Array<ArrayBuffer>
   isCa: boolean
   keyCertSign: boolean
   crlSign: boolean
   extensions: Map<string, Uint8Array>
-  /** r ‖ s, 64 bytes. */
+  algorithm: SignatureAlgorithm
+  /** r ‖ s, or the RSA signature. */
   signature: Uint8Array<ArrayBuffer>
 }
 
@@ -54,16 +81,55 @@ export type Crl = {
   nextUpdate: number
   revoked: Set<Hex>
   number: bigint
+  algorithm: SignatureAlgorithm
   signature: Uint8Array<ArrayBuffer>
 }
 
-function readAlgorithm(reader: DerReader): Uint8Array {
+function expectSha384(element: Element): void {
+  const hash = inside(element)
+  if (readOid(hash.next(asn1.oid)) !== oids.sha384) throw new EncodingError('RSA-PSS with a hash other than SHA-384.')
+  hash.optional(0x05)
+  hash.end()
+}
+
+/** Reads RSASSA-PSS-params (RFC 4055 §3.1): SHA-384 for both hashes, 48 bytes of salt, the only trailer there is. */
+function expectPssParameters(algorithm: DerReader): void {
+  const parameters = inside(algorithm.next(asn1.sequence))
+  expectSha384(inside(parameters.next(0xa0)).next(asn1.sequence))
+  const mask = inside(inside(parameters.next(0xa1)).next(asn1.sequence))
+  if (readOid(mask.next(asn1.oid)) !== oids.mgf1) throw new EncodingError('RSA-PSS with an unknown mask.')
+  expectSha384(mask.next(asn1.sequence))
+  mask.end()
+  if (readSmall(inside(parameters.next(0xa2)).next(asn1.integer)) !== 48)
+    throw new EncodingError('RSA-PSS with a salt that is not 48 bytes.')
+  // AMD writes out the default trailer where DER leaves defaults out.
+  const trailer = parameters.optional(0xa3)
+  if (trailer && readSmall(inside(trailer).next(asn1.integer)) !== 1)
+    throw new EncodingError('RSA-PSS with an unknown trailer.')
+  parameters.end()
+}
+
+const algorithms: Record<string, SignatureAlgorithm> = {
+  [oids.ecdsaSha256]: 'ecdsa-sha256',
+  [oids.ecdsaSha384]: 'ecdsa-sha384',
+  [oids.rsaPss]: 'rsa-pss-sha384',
+}
+
+function readAlgorithm(reader: DerReader, { signatures }: Profile): { whole: Uint8Array; name: SignatureAlgorithm } {
   const element = reader.next(asn1.sequence)
   const algorithm = inside(element)
-  if (readOid(algorithm.next(asn1.oid)) !== oids.ecdsaSha256)
-    throw new EncodingError('Certificate is not signed with ECDSA and SHA-256.')
+  const id = readOid(algorithm.next(asn1.oid))
+  const name = algorithms[id]
+  if (!name || !signatures.includes(name))
+    throw new EncodingError(`Signature algorithm ${id} is not one of ${signatures.join(', ')}.`)
+  if (name === 'rsa-pss-sha384') expectPssParameters(algorithm)
   algorithm.end()
-  return element.whole
+  return { whole: element.whole, name }
+}
+
+function readSignature(algorithm: SignatureAlgorithm, bits: Uint8Array): Uint8Array<ArrayBuffer> {
+  if (algorithm === 'rsa-pss-sha384') return bits.slice()
+  return readEcdsaSignature(bits, algorithm === 'ecdsa-sha256' ? 32 : 48)
 }
 
 function readCommonName(name: Uint8Array): string {
@@ -84,17 +150,27 @@ function readCommonName(name: Uint8Array): string {
   return commonName
 }
 
-function readPublicKey(reader: DerReader): Uint8Array<ArrayBuffer> {
-  const info = inside(reader.next(asn1.sequence))
+const curves: Record<string, { type: KeyType; length: number }> = {
+  [oids.p256]: { type: 'P-256', length: 65 },
+  [oids.p384]: { type: 'P-384', length: 97 },
+}
+
+function readPublicKey(reader: DerReader, { keys }: Profile): Pick<Certificate, 'keyType' | 'publicKey'> {
+  const element = reader.next(asn1.sequence)
+  const info = inside(element)
   const algorithm = inside(info.next(asn1.sequence))
-  if (readOid(algorithm.next(asn1.oid)) !== oids.ecPublicKey || readOid(algorithm.next(asn1.oid)) !== oids.p256) {
-    throw new EncodingError('Certificate key is not P-256.')
-  }
-  algorithm.end()
-  const point = readBits(info.next(asn1.bitString))
+  const kind = readOid(algorithm.next(asn1.oid))
+  const bits = readBits(info.next(asn1.bitString))
   info.end()
-  if (point.length !== 65 || point[0] !== 4) throw new EncodingError('Certificate key is not an uncompressed point.')
-  return point.slice()
+  if (kind === oids.rsaEncryption && keys.includes('RSA')) {
+    return { keyType: 'RSA', publicKey: element.whole.slice() }
+  }
+  const curve = kind === oids.ecPublicKey ? curves[readOid(algorithm.next(asn1.oid))] : undefined
+  if (!curve || !keys.includes(curve.type)) throw new EncodingError(`Certificate key is not one of ${keys.join(', ')}.`)
+  algorithm.end()
+  if (bits.length !== curve.length || bits[0] !== 4)
+    throw new EncodingError('Certificate key is not an uncompressed point.')
+  return { keyType: curve.type, publicKey: bits.slice() }
 }
 
 function readExtensions(element: { content: Uint8Array }, allowedCritical: Set<string>): Map<string, Uint8Array> {
@@ -130,21 +206,21 @@ function readBasicConstraints(value: Uint8Array | undefined): boolean {
   return flag !== null
 }
 
-/** Reads a P-256 certificate from strict DER. Throws EncodingError. */
-export function parseCertificate(der: Uint8Array): Certificate {
+/** Reads a certificate from strict DER, of the algorithms a profile names; Intel's unless told. Throws EncodingError. */
+export function parseCertificate(der: Uint8Array, profile: Profile = p256Profile): Certificate {
   const outer = new DerReader(der)
   const certificate = inside(outer.next(asn1.sequence))
   outer.end()
   const tbsElement = certificate.next(asn1.sequence)
-  const outerAlgorithm = readAlgorithm(certificate)
-  const signature = readEcdsaSignature(readBits(certificate.next(asn1.bitString)), 32)
+  const algorithm = readAlgorithm(certificate, profile)
+  const signature = readSignature(algorithm.name, readBits(certificate.next(asn1.bitString)))
   certificate.end()
 
   const tbs = inside(tbsElement)
   const version = new DerReader(tbs.next(0xa0).content)
   if (readSmall(version.next(asn1.integer)) !== 2) throw new EncodingError('Certificate is not version 3.')
   const serial = toHex(readUnsigned(tbs.next(asn1.integer)))
-  if (!equalBytes(readAlgorithm(tbs), outerAlgorithm))
+  if (!equalBytes(readAlgorithm(tbs, profile).whole, algorithm.whole))
     throw new EncodingError('Certificate names two signature algorithms.')
   const issuer = tbs.next(asn1.sequence).whole
   const validity = inside(tbs.next(asn1.sequence))
@@ -152,7 +228,7 @@ export function parseCertificate(der: Uint8Array): Certificate {
   const notAfter = readTime(validity.next())
   validity.end()
   const subject = tbs.next(asn1.sequence).whole
-  const publicKey = readPublicKey(tbs)
+  const key = readPublicKey(tbs, profile)
   const extensions = readExtensions(tbs.next(0xa3), knownCritical)
   tbs.end()
 
@@ -167,28 +243,30 @@ export function parseCertificate(der: Uint8Array): Certificate {
     commonName: readCommonName(subject),
     notBefore,
     notAfter,
-    publicKey,
+    ...key,
     isCa: readBasicConstraints(extensions.get(oids.basicConstraints)),
     keyCertSign: (usageByte & 0x04) !== 0,
     crlSign: (usageByte & 0x02) !== 0,
     extensions,
+    algorithm: algorithm.name,
     signature,
   }
 }
 
 /** Reads a CRL from strict DER. Throws EncodingError; a CRL without a number or an authority key id is refused, as Intel's verifier does. */
-export function parseCrl(der: Uint8Array): Crl {
+export function parseCrl(der: Uint8Array, profile: Profile = p256Profile): Crl {
   const outer = new DerReader(der)
   const crl = inside(outer.next(asn1.sequence))
   outer.end()
   const tbsElement = crl.next(asn1.sequence)
-  const outerAlgorithm = readAlgorithm(crl)
-  const signature = readEcdsaSignature(readBits(crl.next(asn1.bitString)), 32)
+  const algorithm = readAlgorithm(crl, profile)
+  const signature = readSignature(algorithm.name, readBits(crl.next(asn1.bitString)))
   crl.end()
 
   const tbs = inside(tbsElement)
   if (readSmall(tbs.next(asn1.integer)) !== 1) throw new EncodingError('CRL is not version 2.')
-  if (!equalBytes(readAlgorithm(tbs), outerAlgorithm)) throw new EncodingError('CRL names two signature algorithms.')
+  if (!equalBytes(readAlgorithm(tbs, profile).whole, algorithm.whole))
+    throw new EncodingError('CRL names two signature algorithms.')
   const issuer = tbs.next(asn1.sequence).whole
   const thisUpdate = readTime(tbs.next())
   const nextUpdate = readTime(tbs.next())
@@ -210,7 +288,16 @@ export function parseCrl(der: Uint8Array): Crl {
   if (!number || !extensions.has(oids.authorityKeyId))
     throw new EncodingError('CRL lacks its number or its authority key id.')
   const magnitude = readUnsigned(new DerReader(number).next(asn1.integer))
-  return { tbs: tbsElement.whole, issuer, thisUpdate, nextUpdate, revoked, number: BigInt(toHex(magnitude)), signature }
+  return {
+    tbs: tbsElement.whole,
+    issuer,
+    thisUpdate,
+    nextUpdate,
+    revoked,
+    number: BigInt(toHex(magnitude)),
+    algorithm: algorithm.name,
+    signature,
+  }
 }
 
 /** Splits PEM text into the DER of its certificates. Throws EncodingError on text between them or on bad base64. */
@@ -228,18 +315,20 @@ export function parsePem(text: string): Uint8Array[] {
   return certificates
 }
 
-/** Verifies an ECDSA P-256 signature (r ‖ s) over SHA-256 of a message with an uncompressed public key; false on a point off the curve. */
-export async function verifyP256(publicKey: Uint8Array, signature: Uint8Array, message: Uint8Array): Promise<boolean> {
+const hashes = { 'P-256': 'SHA-256', 'P-384': 'SHA-384' } as const
+
+/** Verifies an ECDSA signature (r ‖ s) on P-256 with SHA-256 or P-384 with SHA-384, for an uncompressed public key; false on a point off the curve. */
+export async function verifyEcdsa(
+  curve: 'P-256' | 'P-384',
+  publicKey: Uint8Array,
+  signature: Uint8Array,
+  message: Uint8Array,
+): Promise<boolean> {
   try {
-    const key = await crypto.subtle.importKey(
-      'raw',
-      publicKey as Uint8Array<ArrayBuffer>,
-      { name: 'ECDSA', namedCurve: 'P-256' },
-      false,
-      ['verify'],
-    )
+    const algorithm = { name: 'ECDSA', namedCurve: curve }
+    const key = await crypto.subtle.importKey('raw', publicKey as Uint8Array<ArrayBuffer>, algorithm, false, ['verify'])
     return await crypto.subtle.verify(
-      { name: 'ECDSA', hash: 'SHA-256' },
+      { name: 'ECDSA', hash: hashes[curve] },
       key,
       signature as Uint8Array<ArrayBuffer>,
       message as Uint8Array<ArrayBuffer>,
@@ -247,6 +336,35 @@ export async function verifyP256(publicKey: Uint8Array, signature: Uint8Array, m
   } catch {
     return false
   }
+}
+
+/** Verifies an ECDSA P-256 signature (r ‖ s) over SHA-256 of a message with an uncompressed public key; false on a point off the curve. */
+export const verifyP256 = (publicKey: Uint8Array, signature: Uint8Array, message: Uint8Array): Promise<boolean> =>
+  verifyEcdsa('P-256', publicKey, signature, message)
+
+async function verifyRsaPss(spki: Uint8Array, signature: Uint8Array, message: Uint8Array): Promise<boolean> {
+  try {
+    const algorithm = { name: 'RSA-PSS', hash: 'SHA-384' }
+    const key = await crypto.subtle.importKey('spki', spki as Uint8Array<ArrayBuffer>, algorithm, false, ['verify'])
+    return await crypto.subtle.verify(
+      { name: 'RSA-PSS', saltLength: 48 },
+      key,
+      signature as Uint8Array<ArrayBuffer>,
+      message as Uint8Array<ArrayBuffer>,
+    )
+  } catch {
+    return false
+  }
+}
+
+/** Verifies what an authority signed, by the algorithm the signed thing names. False where that is none of the authority's key. */
+async function verifyIssued(
+  issuer: Certificate,
+  { algorithm, signature, tbs }: { algorithm: SignatureAlgorithm; signature: Uint8Array; tbs: Uint8Array },
+): Promise<boolean> {
+  if (algorithm === 'rsa-pss-sha384') return issuer.keyType === 'RSA' && verifyRsaPss(issuer.publicKey, signature, tbs)
+  const curve = algorithm === 'ecdsa-sha256' ? 'P-256' : 'P-384'
+  return issuer.keyType === curve && verifyEcdsa(curve, issuer.publicKey, signature, tbs)
 }
 
 /** Checks that `issuer` issued `certificate`: names, CA flag, key usage, signature (RFC 5280 §6.1.3). Refuses otherwise. */
@@ -258,11 +376,7 @@ export async function checkIssued(certificate: Certificate, issuer: Certificate)
   ), 'certificate_invalid', `Issuer and subject names differ: ${who}.`)
   require(issuer.isCa &&
     issuer.keyCertSign, 'certificate_role', `"${issuer.commonName}" is not a certificate authority.`)
-  require(await verifyP256(
-    issuer.publicKey,
-    certificate.signature,
-    certificate.tbs,
-  ), 'certificate_invalid', `Signature does not verify: ${who}.`)
+  require(await verifyIssued(issuer, certificate), 'certificate_invalid', `Signature does not verify: ${who}.`)
 }
 
 /** Checks that `now` (unix seconds) lies inside a certificate's validity. Refuses otherwise. */
@@ -276,11 +390,7 @@ export function checkWindow(certificate: Certificate, now: number): void {
 export async function checkCrlSignature(crl: Crl, issuer: Certificate): Promise<void> {
   const name = issuer.commonName
   require(equalBytes(crl.issuer, issuer.subject), 'crl_invalid', `CRL is not issued by "${name}".`)
-  require(await verifyP256(
-    issuer.publicKey,
-    crl.signature,
-    crl.tbs,
-  ), 'crl_invalid', `CRL signature of "${name}" does not verify.`)
+  require(await verifyIssued(issuer, crl), 'crl_invalid', `CRL signature of "${name}" does not verify.`)
 }
 
 /** Checks a CRL's window and that none of the certificates is on it. Refuses otherwise. */

@@ -22,6 +22,8 @@ const Variables = z.object({
   COLLATERAL_URL: z.url(),
   /** Base64 DER of a development root; good on a local chain only. */
   DEVELOPMENT_ROOT: z.string().optional(),
+  /** `yes` lets webhooks go to this machine over http; for development. */
+  LOCAL_WEBHOOKS: z.enum(['yes', 'no']).default('no'),
 })
 
 /** Holds the Worker's settings. */

@@ -1,77 +1,181 @@
 import { eq } from 'drizzle-orm'
-import { EncodingError, equalBytes, toHex } from '../protocol/bytes.ts'
-import { decodeFrame, type JobAnswer, joinFrames, setTicket, splitFrames } from '../protocol/frames.ts'
-import { sha256 } from '../protocol/hash.ts'
-import { detailToJson, receiptToJson } from '../protocol/receipt.ts'
-import { readSettings } from './env.ts'
+import { EncodingError, type Hex } from '../protocol/bytes.ts'
+import { decodeFrame, type Hello, splitFrames } from '../protocol/frames.ts'
+import { readSettings, type Settings } from './env.ts'
 import { AssayError, problem } from './errors.ts'
+import { AsyncJobs } from './mailbox/asyncJobs.ts'
+import { JobStore } from './mailbox/jobStore.ts'
+import { ReceiptLog } from './mailbox/receiptLog.ts'
+import { Relay } from './mailbox/relay.ts'
+import { webhookTarget } from './mailbox/webhooks.ts'
 import { type DurableObjectState, runtime, type WorkerSocket } from './platform.ts'
 import { type Database, openDatabase } from './store/database.ts'
 import { receipts, runners } from './store/schema.ts'
 
-/** Longest a buyer may wait for one job, in milliseconds. */
-const maxDeadlineMs = 120_000
-/** Most receipts kept for the database while it does not answer; beyond, the oldest are left to the runner's journal. */
-const maxUnwritten = 10_000
+/** What a socket remembers while the object sleeps. */
+type Attachment = { runner: Hex; replaced: boolean; terms: { capacity: number; credit: number } | null }
 
-type Waiting = {
-  key: string
-  bodyHash: Uint8Array
-  deadline: number
-  frame: Promise<Uint8Array>
-  settle: (frame: Uint8Array) => void
-  fail: (error: AssayError) => void
+const attachmentOf = (socket: WorkerSocket) => socket.deserializeAttachment() as Attachment
+const random = (bytes: number) => crypto.getRandomValues(new Uint8Array(bytes))
+const after = (ms: number, run: () => void) => void setTimeout(run, ms)
+const now = () => Date.now()
+const pause = () => new Promise<void>((resolve) => setTimeout(resolve, 0))
+/** Longest a write to the database may take, in milliseconds, before the object's own disk takes it. */
+const databaseMs = 10_000
+
+function withTimeout<T>(work: Promise<T>, ms: number): Promise<T> {
+  return Promise.race([work, new Promise<T>((_, reject) => after(ms, () => reject(new Error('timed out'))))])
 }
 
-/** One runner's mailbox: holds its socket, hands it jobs in batches, and gives each answer to the buyer who waits. */
+/** One runner's mailbox: holds its socket, and wires relay, asynchronous jobs and the log of receipts to it. */
 export class Mailbox {
   readonly #state: DurableObjectState
+  readonly #settings: Settings
   readonly #database: Database
-  readonly #byTicket = new Map<number, Waiting>()
-  readonly #byJob = new Map<string, Waiting>()
-  #nextTicket = 1
-  #outbox: Uint8Array[] = []
-  #capacity = 1_024
-  #queued = 0
-  #unwritten: (typeof receipts.$inferInsert)[] = []
-  #writing = false
+  readonly #relay: Relay
+  readonly #jobs: AsyncJobs
+  readonly #receipts: ReceiptLog
+  /** Who this mailbox belongs to; every request and socket says it. */
+  #runner: Hex | null = null
 
   constructor(state: DurableObjectState, bindings: Record<string, unknown>) {
     this.#state = state
-    const settings = readSettings(bindings)
-    this.#database = openDatabase(settings.DATABASE_URL, settings.DATABASE_ENDPOINT)
+    this.#settings = readSettings(bindings)
+    const { DATABASE_URL, DATABASE_ENDPOINT, CHAIN_ID, ESCROW } = this.#settings
+    this.#database = openDatabase(DATABASE_URL, DATABASE_ENDPOINT)
+    const { sql } = state.storage
+    this.#relay = new Relay({
+      send: (message) => this.#socket?.send(message),
+      now,
+      after,
+      // An answer to a ticket of before this object slept must not meet a job of after.
+      firstTicket: new DataView(random(4).buffer).getUint32(0),
+      answered: (answer) => {
+        const work = this.#receipts.add(this.#runner!, answer)
+        if (work) state.waitUntil(work.then(() => this.#schedule()))
+      },
+    })
+    this.#receipts = new ReceiptLog({
+      domain: { chainId: CHAIN_ID, escrow: ESCROW },
+      sql,
+      insert: (rows) => withTimeout(this.#database.insert(receipts).values(rows).onConflictDoNothing(), databaseMs),
+      refused: () => this.#socket?.close(4003, 'a receipt that does not verify'),
+      pause,
+      now,
+    })
+    this.#jobs = new AsyncJobs({
+      relay: this.#relay,
+      store: new JobStore(sql),
+      fetch: (url, init) => fetch(url, init),
+      now,
+      after,
+      random,
+      changed: () => this.#schedule(),
+    })
     state.setWebSocketAutoResponse(new runtime.WebSocketRequestResponsePair('ping', 'pong'))
+    const socket = this.#socket
+    if (!socket) return
+    const { runner, terms } = attachmentOf(socket)
+    this.#runner = runner
+    if (terms) this.#relay.resumed(terms)
+    else this.#relay.opened()
   }
 
   async fetch(request: Request): Promise<Response> {
     const url = new URL(request.url)
     const requestId = request.headers.get('x-request-id') ?? ''
+    const runner = url.searchParams.get('runner') as Hex | null
+    if (runner) this.#runner = runner
     try {
       if (url.pathname === '/evict') return this.#evict(await request.text())
-      if (url.pathname === '/socket') return await this.#connect(url.searchParams.get('runner')!)
-      const frame = await this.#relay(new Uint8Array(await request.arrayBuffer()))
-      const decoded = decodeFrame(frame)
-      if (decoded.type === 'jobRefusal') return problem(decoded.reason, decoded.detail || decoded.reason, requestId)
-      return new Response(frame as Uint8Array<ArrayBuffer>, {
-        headers: { 'content-type': 'application/octet-stream', 'assay-load': `${this.#queued}/${this.#capacity}` },
-      })
+      if (url.pathname === '/jobs') return await this.#job(request, requestId)
+      if (url.pathname === '/socket') return this.#connect(runner!)
+      return await this.#asyncJob(request, url, requestId)
     } catch (error) {
-      if (error instanceof AssayError) return problem(error.code, error.message, requestId, error.hint)
+      if (error instanceof AssayError) return this.#problem(error, requestId)
       if (error instanceof EncodingError) return problem('bad_frame', error.message, requestId)
       throw error
     }
   }
 
-  async #connect(runner: string): Promise<Response> {
+  get #loadHeader(): string {
+    const { queued, capacity } = this.#relay.load
+    return `${queued}/${capacity}`
+  }
+
+  #problem({ code, message, hint, extra }: AssayError, requestId: string): Response {
+    const response = problem(code, message, requestId, hint, extra)
+    response.headers.set('assay-load', this.#loadHeader)
+    return response
+  }
+
+  async #job(request: Request, requestId: string): Promise<Response> {
+    const frame = await this.#relay.submit(new Uint8Array(await request.arrayBuffer()))
+    return this.#answer(frame, requestId)
+  }
+
+  #answer(frame: Uint8Array, requestId: string): Response {
+    // A refusal is told before anything ran: the buyer may go elsewhere.
+    const decoded = frame[0] === 3 ? decodeFrame(frame) : null
+    if (decoded?.type === 'jobRefusal')
+      return this.#problem(
+        new AssayError(decoded.reason, decoded.detail || decoded.reason, { extra: { accepted: false } }),
+        requestId,
+      )
+    return new Response(frame as Uint8Array<ArrayBuffer>, {
+      headers: { 'content-type': 'application/octet-stream', 'assay-load': this.#loadHeader },
+    })
+  }
+
+  /** Serves `/async` (a new job) and `/async/{id}[/result|/events|/webhook]`. */
+  async #asyncJob(request: Request, url: URL, requestId: string): Promise<Response> {
+    const runner = this.#runner!
+    const [, , id, what] = url.pathname.split('/') as [string, string, string | undefined, string | undefined]
+    if (id === undefined) {
+      const hook = request.headers.get('assay-webhook-url')
+      const local = this.#settings.LOCAL_WEBHOOKS === 'yes'
+      const target = hook ? webhookTarget(hook, request.headers.get('assay-webhook-secret'), { local, random }) : null
+      const { view, secret } = this.#jobs.submit(runner, new Uint8Array(await request.arrayBuffer()), target)
+      return Response.json(
+        { ...view, ...(secret ? { webhookSecret: secret } : {}) },
+        { status: 202, headers: { location: view.links.self, 'preference-applied': 'respond-async' } },
+      )
+    }
+    if (what === 'result') return this.#answer(this.#jobs.result(id), requestId)
+    if (what === 'events')
+      return new Response(this.#jobs.events(runner, id), {
+        headers: { 'content-type': 'text/event-stream', 'cache-control': 'no-store' },
+      })
+    if (what === 'webhook') return Response.json(this.#jobs.replay(runner, id), { status: 202 })
+    if (request.method === 'DELETE') return Response.json(this.#jobs.cancel(runner, id))
+    return Response.json(this.#jobs.view(runner, id))
+  }
+
+  /** Sets the alarm to when something is due first. */
+  #schedule(): void {
+    const inMs = this.#receipts.retryInMs
+    const due = [this.#jobs.nextDue, inMs === null ? null : now() + inMs].filter((at) => at !== null)
+    if (due.length > 0) this.#state.waitUntil(this.#state.storage.setAlarm(Math.min(...due)))
+  }
+
+  async alarm(): Promise<void> {
+    this.#runner ??= (this.#state.storage.kv.get('runner') as Hex | undefined) ?? null
+    if (this.#runner) await this.#jobs.work(this.#runner)
+    await this.#receipts.work()
+    this.#schedule()
+  }
+
+  #connect(runner: Hex): Response {
     const { 0: client, 1: server } = new runtime.WebSocketPair()
     // The newer socket wins: the older is mostly a connection whose end nobody has noticed yet.
     for (const older of this.#state.getWebSockets()) {
-      older.serializeAttachment({ runner, replaced: true })
+      older.serializeAttachment({ runner, replaced: true, terms: null } satisfies Attachment)
       older.close(4001, 'replaced by a newer connection')
     }
-    this.#failWaiting()
     this.#state.acceptWebSocket(server)
-    server.serializeAttachment({ runner, replaced: false })
+    server.serializeAttachment({ runner, replaced: false, terms: null } satisfies Attachment)
+    this.#state.storage.kv.put('runner', runner)
+    this.#relay.opened()
     return new Response(null, { status: 101, webSocket: client } as ResponseInit)
   }
 
@@ -83,137 +187,47 @@ export class Mailbox {
   }
 
   get #socket(): WorkerSocket | undefined {
-    return this.#state
-      .getWebSockets()
-      .find((socket) => !(socket.deserializeAttachment() as { replaced: boolean }).replaced && socket.readyState === 1)
-  }
-
-  /** Hands a job to the runner and waits for its answer. The same job with the same body joins the one under way. */
-  #relay(bytes: Uint8Array): Promise<Uint8Array> {
-    const request = decodeFrame(bytes)
-    if (request.type !== 'jobRequest') throw new AssayError('bad_frame', 'Only job requests are posted here.')
-    const key = `${toHex(request.channel)}:${request.job}`
-    const bodyHash = sha256(request.body)
-    const underWay = this.#byJob.get(key)
-    if (underWay) {
-      if (!equalBytes(underWay.bodyHash, bodyHash))
-        throw new AssayError('job_conflict', `Job ${request.job} is under way with another body.`, {
-          hint: 'Take a new job number.',
-        })
-      return underWay.frame
-    }
-    if (!this.#socket)
-      throw new AssayError('runner_unreachable', 'The runner is not connected.', {
-        hint: 'Retry the same job number, or match again.',
-      })
-    if (this.#byTicket.size >= this.#capacity)
-      throw new AssayError('at_capacity', 'The runner has as many jobs as it takes.', {
-        hint: 'Match again, excluding this runner.',
-      })
-
-    const ticket = this.#takeTicket()
-    setTicket(bytes, ticket)
-    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>()
-    const deadlineMs = Math.min(Math.max(request.deadlineMs, 1_000), maxDeadlineMs)
-    const waiting: Waiting = {
-      key,
-      bodyHash,
-      deadline: Date.now() + deadlineMs,
-      frame: promise,
-      settle: resolve,
-      fail: reject,
-    }
-    const timer = setTimeout(
-      () =>
-        waiting.fail(
-          new AssayError('deadline', `No answer within ${deadlineMs} ms.`, {
-            hint: 'Retry the same job number: it is charged once at most.',
-          }),
-        ),
-      deadlineMs,
-    )
-    this.#byTicket.set(ticket, waiting)
-    this.#byJob.set(key, waiting)
-    const forget = () => {
-      clearTimeout(timer)
-      this.#byTicket.delete(ticket)
-      this.#byJob.delete(key)
-    }
-    promise.then(forget, forget)
-
-    // Jobs that arrive in one turn leave in one message.
-    if (this.#outbox.push(bytes) === 1) setTimeout(() => this.#flush(), 0)
-    return promise
-  }
-
-  #takeTicket(): number {
-    do this.#nextTicket = (this.#nextTicket + 1) >>> 0 || 1
-    while (this.#byTicket.has(this.#nextTicket))
-    return this.#nextTicket
-  }
-
-  #flush(): void {
-    const frames = this.#outbox
-    this.#outbox = []
-    this.#socket?.send(joinFrames(frames))
+    return this.#state.getWebSockets().find((socket) => !attachmentOf(socket).replaced && socket.readyState === 1)
   }
 
   async webSocketMessage(socket: WorkerSocket, message: ArrayBuffer | string): Promise<void> {
     if (typeof message === 'string') return
-    const { runner } = socket.deserializeAttachment() as { runner: string }
-    let frames: Uint8Array[]
+    const { runner, replaced } = attachmentOf(socket)
+    if (replaced) return
+    this.#runner = runner
     try {
-      frames = splitFrames(new Uint8Array(message))
+      for (const frame of splitFrames(new Uint8Array(message))) this.#take(socket, frame)
     } catch {
       socket.close(4002, 'malformed message')
-      return
     }
-    for (const frame of frames) {
-      let decoded: ReturnType<typeof decodeFrame>
-      try {
-        decoded = decodeFrame(frame)
-      } catch {
-        socket.close(4002, 'malformed frame')
-        return
-      }
-      if (decoded.type === 'jobAnswer' || decoded.type === 'jobRefusal') {
-        const waiting = this.#byTicket.get(decoded.ticket)
-        // Nobody waits any more: the answer stays in the runner's journal for the buyer's retry.
-        if (!waiting) continue
-        if (decoded.type === 'jobAnswer') {
-          const { channel, job } = decoded.receipt
-          // An answer to another job than was asked would give one buyer's answer to another.
-          if (`${toHex(channel)}:${job}` !== waiting.key) {
-            socket.close(4002, 'answer to another job')
-            return
-          }
-          this.#record(runner, decoded)
-        }
-        setTicket(frame, 0)
-        waiting.settle(frame)
-      } else if (decoded.type === 'load') {
-        this.#queued = decoded.queued
-        this.#capacity = decoded.capacity
-      } else if (decoded.type === 'hello') {
-        this.#capacity = decoded.capacity
-        const { models, capacity, warm = models, region = null } = decoded
-        await this.#announce(runner, { online: true, models, capacity, warm, region })
-      }
-    }
+    this.#relay.spoke()
+  }
+
+  #take(socket: WorkerSocket, frame: Uint8Array): void {
+    const decoded = decodeFrame(frame)
+    if (decoded.type === 'jobAnswer' || decoded.type === 'jobRefusal') this.#relay.settle(frame, decoded)
+    else if (decoded.type === 'load') this.#relay.noteLoad(decoded)
+    else if (decoded.type === 'hello') this.#greet(socket, decoded)
+  }
+
+  #greet(socket: WorkerSocket, hello: Hello): void {
+    const { models, capacity, warm = models, region = null } = hello
+    const runner = this.#runner!
+    this.#relay.hello(hello)
+    socket.serializeAttachment({ runner, replaced: false, terms: this.#relay.terms } satisfies Attachment)
+    this.#state.waitUntil(this.#announce(runner, { online: true, models, capacity, warm, region }))
   }
 
   async webSocketClose(socket: WorkerSocket): Promise<void> {
-    const { runner, replaced } = socket.deserializeAttachment() as { runner: string; replaced: boolean }
+    // The other side waits for the closing word to be returned (RFC 6455 §5.5.1).
+    if (socket.readyState !== 3) socket.close(1000)
+    const { runner, replaced } = attachmentOf(socket)
     if (replaced) return
-    this.#failWaiting()
+    // A message and the close may pass each other: what matters is whether another socket has taken over.
+    const other = this.#socket
+    if (other && other !== socket) return
+    this.#relay.lost()
     await this.#announce(runner, { online: false })
-  }
-
-  #failWaiting(): void {
-    const lost = new AssayError('runner_unreachable', "The runner's connection was lost.", {
-      hint: 'Retry the same job number: it is charged once at most.',
-    })
-    for (const waiting of this.#byTicket.values()) waiting.fail(lost)
   }
 
   async webSocketError(socket: WorkerSocket): Promise<void> {
@@ -229,36 +243,5 @@ export class Mailbox {
         await new Promise((resolve) => setTimeout(resolve, 200 * 2 ** attempt))
       }
     }
-  }
-
-  /** Keeps a receipt for the history; written in the background, so that no inference waits for the database. */
-  #record(runner: string, { receipt, detail, proof, signature }: JobAnswer): void {
-    this.#unwritten.push({
-      channel: toHex(receipt.channel),
-      job: receipt.job.toString(),
-      runner,
-      receipt: receiptToJson(receipt),
-      detail: detailToJson(detail),
-      proof: { index: proof.index, count: proof.count, path: proof.path.map(toHex) },
-      signature: toHex(signature),
-    })
-    if (this.#unwritten.length > maxUnwritten) this.#unwritten.splice(0, this.#unwritten.length - maxUnwritten)
-    if (!this.#writing) this.#state.waitUntil(this.#write())
-  }
-
-  async #write(): Promise<void> {
-    this.#writing = true
-    for (let failures = 0; this.#unwritten.length > 0 && failures < 8; ) {
-      const batch = this.#unwritten.slice(0, 500)
-      try {
-        await this.#database.insert(receipts).values(batch).onConflictDoNothing()
-        this.#unwritten.splice(0, batch.length)
-        failures = 0
-      } catch {
-        failures++
-        await new Promise((resolve) => setTimeout(resolve, 100 * 2 ** failures))
-      }
-    }
-    this.#writing = false
   }
 }

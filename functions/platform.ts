@@ -5,6 +5,7 @@ export type {
   ExecutionContext,
   R2Bucket,
   R2ObjectBody,
+  SqlStorage,
   WebSocket as WorkerSocket,
 } from '@cloudflare/workers-types'
 

@@ -1,180 +1,214 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { neon } from '@neondatabase/serverless'
-import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { WebSocket } from 'ws'
-import { migrate, startEdge } from '../../dev/edge.ts'
-import { startNeon } from '../../dev/neon.ts'
-import { startPostgres } from '../../dev/postgres.ts'
-import { type Hex, toBase64, toHex, utf8 } from '../../protocol/bytes.ts'
-import {
-  decodeFrame,
-  encodeHello,
-  encodeJobRefusal,
-  encodeJobRequest,
-  joinFrames,
-  splitFrames,
-} from '../../protocol/frames.ts'
+import { migrate } from '../../dev/edge.ts'
+import { toHex, utf8 } from '../../protocol/bytes.ts'
 import { sha256 } from '../../protocol/hash.ts'
-import { connectDigest } from '../../protocol/registration.ts'
-import { createSigner } from '../../protocol/secp256k1.ts'
+import { domain, keyOf, model, openEdge, type TestEdge, until } from './edgeSetup.ts'
+import { openRunner } from './fakeRunner.ts'
 
-const contract = `0x${'5e'.repeat(20)}` as Hex
-const domain = { chainId: 31_337, escrow: contract }
-const signer = createSigner(sha256(utf8('test key: runner')))
-const stranger = createSigner(sha256(utf8('test key: stranger')))
-const model = `0x${'a1'.repeat(32)}`
-const disposers: (() => Promise<unknown>)[] = []
-let url: string
-let neonUrl: string
-let databaseUrl: string
-
+const signer = keyOf('runner')
+let edge: TestEdge
 beforeAll(async () => {
-  const stateDir = await mkdtemp(join(tmpdir(), 'assay-edge-'))
-  disposers.push(() => rm(stateDir, { recursive: true, force: true }))
-  const postgres = await startPostgres({ stateDir })
-  disposers.push(postgres.dispose)
-  databaseUrl = postgres.url
-  await migrate(databaseUrl)
-  await migrate(databaseUrl)
-  const database = await startNeon({ databaseUrl })
-  disposers.push(database.dispose)
-  neonUrl = database.url
-  const nobody = 'http://127.0.0.1:1'
-  const edge = await startEdge({
-    stateDir,
-    vars: {
-      DATABASE_URL: databaseUrl,
-      DATABASE_ENDPOINT: neonUrl,
-      RPC_URL: nobody,
-      CHAIN_ID: '31337',
-      ESCROW: contract,
-      REGISTRY: contract,
-      POLICY: contract,
-      ATTESTED_INFERENCE: contract,
-      TOKEN: contract,
-      FEE_BPS: '100',
-      COLLATERAL_URL: nobody,
-    },
-  })
-  disposers.push(edge.dispose)
-  url = edge.url
-  const client = new pg.Client({ connectionString: databaseUrl })
-  await client.connect()
-  await client.query(
-    `INSERT INTO runners (signer, provider, hpke_key, statement, evidence, collateral, registration, verdict, evidence_digest, verified_at, valid_until)
-     VALUES ($1, $1, '0x', '0x', '{}', '{}', '{}', '{}', '0x', 0, 9999999999)`,
-    [signer.address],
-  )
-  await client.end()
+  edge = await openEdge()
+  await edge.addRunner(signer.address)
 }, 60_000)
-afterAll(async () => {
-  for (const dispose of disposers.reverse()) await dispose()
-}, 30_000)
+afterAll(() => edge.dispose(), 30_000)
 
-async function open(by = signer, at = Math.floor(Date.now() / 1000)): Promise<WebSocket> {
-  const signature = toHex(await by.sign(connectDigest(domain, { runner: signer.address, at: BigInt(at) })))
-  const proof = JSON.stringify({ runner: signer.address, at: String(at), signature })
-  const socket = new WebSocket(`${url.replace('http', 'ws')}/v1/runners/${signer.address}/socket`, {
-    headers: { authorization: `Assay ${toBase64(utf8(proof))}` },
+const post = async (path: string, body: unknown) => {
+  const response = await fetch(`${edge.url}${path}`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(body),
   })
-  await new Promise<void>((resolve, reject) => {
-    socket.once('open', resolve)
-    socket.once('unexpected-response', (_, response) => reject(new Error(String(response.statusCode))))
-    socket.once('error', reject)
-  })
-  return socket
+  return { status: response.status, body: (await response.json()) as Record<string, unknown> }
 }
 
-const ask = async (job: bigint, body: string) => {
-  const frame = encodeJobRequest({
-    ticket: 0,
-    channel: new Uint8Array(32).fill(7),
-    job,
-    context: new Uint8Array(8),
-    deadlineMs: 5_000,
-    body: utf8(body),
-  } as Parameters<typeof encodeJobRequest>[0])
-  const response = await fetch(`${url}/v1/runners/${signer.address}/jobs`, { method: 'POST', body: frame })
-  return { status: response.status, code: ((await response.json()) as { code: string }).code }
-}
-
-describe('the mailbox', () => {
-  test('a job for a runner that is not connected is refused, retryable', async () => {
-    expect(await ask(1n, 'x')).toEqual({ status: 503, code: 'runner_unreachable' })
-  })
-
-  test('a socket signed by another key, or long ago, is refused', async () => {
-    await expect(open(stranger)).rejects.toThrow('401')
+describe('sockets', () => {
+  const open = (by = signer, at = Math.floor(Date.now() / 1000)) =>
+    openRunner({ url: edge.url, domain, runner: signer.address, by, at })
+  test('attack: a socket signed by another key, or long ago, is refused', async () => {
+    await expect(open(keyOf('stranger'))).rejects.toThrow('401')
     await expect(open(signer, Math.floor(Date.now() / 1000) - 400)).rejects.toThrow('401')
   })
+  test('refusal: a plain request where a socket belongs', async () => {
+    expect((await fetch(`${edge.url}/v1/runners/${signer.address}/socket`)).status).toBe(400)
+  })
+})
 
-  test('relays a job, gives the refusal its status, joins the same body and refuses another', async () => {
-    const socket = await open()
-    let seen = 0
-    socket.on('message', (data: Buffer) => {
-      for (const bytes of splitFrames(new Uint8Array(data))) {
-        const frame = decodeFrame(bytes)
-        if (frame.type !== 'jobRequest') continue
-        seen++
-        const answer = encodeJobRefusal({ ticket: frame.ticket, reason: 'unfunded', detail: 'no deposit' })
-        setTimeout(() => socket.send(joinFrames([answer])), 300)
-      }
+describe('matches', () => {
+  const listing = {
+    model,
+    publisher: signer.address,
+    payout: signer.address,
+    price: '1000',
+    royaltyBps: 100,
+    unit: 'job',
+    validUntil: '9999999999',
+    nonce: '1',
+  }
+  const addModel = (digest: string, over: object = {}) =>
+    edge.sql(
+      `INSERT INTO models (digest, owner, name, version, manifest, listing, signature) VALUES ($1, 'o', $1, '1', '{}', $2, '0x')`,
+      [digest, JSON.stringify({ ...listing, ...over })],
+    )
+  const verdict = (over: object = {}) => ({
+    tee: 'tdx',
+    tcbStatus: 'UpToDate',
+    measurement: { workload: `0x${'cc'.repeat(32)}` },
+    claims: [],
+    ...over,
+  })
+
+  test('behavior: finds, filters, explains; answers while the database is away', async () => {
+    const machine = keyOf('machine')
+    await addModel(model)
+    expect(await post('/v1/matches', { model })).toMatchObject({
+      status: 404,
+      body: { code: 'no_match', reasons: [], runners: 0 },
     })
-    socket.send(joinFrames([encodeHello({ models: [model], capacity: 4 })]))
-    const answers = await Promise.all([ask(2n, 'same'), ask(2n, 'same'), ask(2n, 'other')])
-    expect(answers.map(({ code }) => code).filter((code) => code === 'job_conflict').length).toBeGreaterThan(0)
-    expect(seen).toBe(1)
-    const shown = (await (await fetch(`${url}/v1/runners/${signer.address}`)).json()) as Record<string, unknown>
-    expect(shown).toMatchObject({ online: true, models: [model], capacity: 4 })
+    await edge.addRunner(machine.address, verdict())
+    const hello = { models: [model], capacity: 4, region: 'eu-west' }
+    const fake = await openRunner({ url: edge.url, domain, runner: machine.address, by: machine, hello })
+    const found = await until(async () => {
+      const answer = await post('/v1/matches', { model })
+      return answer.status === 200 && answer
+    })
+    expect(found.body).toMatchObject({
+      runner: { signer: machine.address },
+      model: { digest: model, price: '1000', royaltyBps: 100, payout: signer.address },
+      feeBps: 100,
+    })
+    const ask = async (requirements: object) => (await post('/v1/matches', { model, requirements })).body
+    const good = {
+      tee: 'tdx',
+      tcbStatus: 'UpToDate',
+      region: 'eu-west',
+      measurement: `0x${'cc'.repeat(32)}`,
+      maxPrice: '1000',
+    }
+    expect(await ask(good)).toMatchObject({ runner: { signer: machine.address } })
+    expect(await ask({ ...good, gpuAttested: true, region: 'us-east' })).toMatchObject({
+      code: 'no_match',
+      reasons: [
+        { reason: 'gpu', count: 1 },
+        { reason: 'region', count: 1 },
+      ],
+      nearest: { signer: machine.address, misses: [{ reason: 'gpu' }, { reason: 'region', has: 'eu-west' }] },
+    })
+    expect(await ask({ maxPrice: '999' })).toMatchObject({
+      code: 'no_match',
+      reasons: [{ reason: 'price', count: 1 }],
+      nearest: { price: '1000' },
+    })
+    expect(await ask({ exclude: [machine.address] })).toMatchObject({ reasons: [{ reason: 'excluded', count: 1 }] })
 
-    const lost = ask(3n, 'x')
-    socket.removeAllListeners('message')
-    await new Promise((resolve) => setTimeout(resolve, 200))
-    const newer = await open()
-    expect(await lost).toEqual({ status: 503, code: 'runner_unreachable' })
-    newer.close()
+    await edge.stopDatabase()
+    await new Promise((resolve) => setTimeout(resolve, 2_200))
+    expect(await ask(good)).toMatchObject({ runner: { signer: machine.address } })
+    expect((await post('/v1/matches', { model: `0x${'dd'.repeat(32)}` })).status).toBe(503)
+    await edge.startDatabase()
+    await fake.close()
   }, 20_000)
+
+  test('refusal: an unknown model, an expired listing, a model nobody serves', async () => {
+    const [expired, unserved] = [`0x${'e1'.repeat(32)}`, `0x${'e2'.repeat(32)}`]
+    await addModel(expired, { validUntil: '1' })
+    await addModel(unserved)
+    const busy = keyOf('serves something else')
+    await edge.addRunner(busy.address, verdict())
+    await edge.sql('UPDATE runners SET online = true WHERE signer = $1', [busy.address])
+    expect(await post('/v1/matches', { model: `0x${'e3'.repeat(32)}` })).toMatchObject({
+      status: 404,
+      body: { code: 'not_found' },
+    })
+    expect((await post('/v1/matches', { model: expired })).body).toMatchObject({
+      reasons: [{ reason: 'listing_expired' }],
+    })
+    const { reasons } = (await post('/v1/matches', { model: unserved })).body as {
+      reasons: { reason: string; count: number }[]
+    }
+    expect(reasons[0]).toMatchObject({ reason: 'model_not_served' })
+    expect(reasons[0]!.count).toBeGreaterThan(0)
+  })
+})
+
+describe('listings', () => {
+  test('attack: of two listings of one name and nonce the database keeps the first, and the highest nonce is the newest', async () => {
+    const add = (digest: string, nonce: string) =>
+      edge.sql(
+        `INSERT INTO models (digest, owner, name, version, manifest, listing, signature) VALUES ($1, $2, 'raced', '1', '{}', $3, '0x')`,
+        [digest, signer.address, JSON.stringify({ nonce })],
+      )
+    await add('0x01', '10')
+    await expect(add('0x02', '10')).rejects.toMatchObject({ code: '23505', constraint: 'models_nonce' })
+    await add('0x03', '9')
+    const newest = await fetch(`${edge.url}/v1/models/${signer.address}/raced`)
+    expect(await newest.json()).toMatchObject({ digest: '0x01' })
+  })
+  test('migrations apply twice without change', async () => {
+    await migrate(edge.databaseUrl)
+  })
 })
 
 describe('the edge', () => {
   test('refuses bytes under another digest and keeps them under their own', async () => {
-    const put = (digest: string) => fetch(`${url}/v1/artifacts/${digest}`, { method: 'PUT', body: 'abc' })
+    const put = (digest: string) => fetch(`${edge.url}/v1/artifacts/${digest}`, { method: 'PUT', body: 'abc' })
     const own = toHex(sha256(utf8('abc'))).slice(2)
     expect((await put('00'.repeat(32))).status).toBe(422)
     expect((await put(own)).status).toBe(201)
     expect((await put(own)).status).toBe(200)
-    expect(await (await fetch(`${url}/v1/artifacts/${own}`)).text()).toBe('abc')
+    expect(await (await fetch(`${edge.url}/v1/artifacts/${own}`)).text()).toBe('abc')
   })
 
-  test('refuses members it does not know', async () => {
-    const response = await fetch(`${url}/v1/matches`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ model, colour: 'red' }),
-    })
-    expect(response.status).toBe(400)
+  test('refuses members it does not know, and JSON beyond a mebibyte', async () => {
+    expect((await post('/v1/matches', { model, colour: 'red' })).status).toBe(400)
+    expect((await post('/v1/matches', { model, colour: 'r'.repeat(1_100_000) })).status).toBe(413)
   })
-})
 
-describe('limits', () => {
-  test('refuses JSON beyond a mebibyte', async () => {
-    const response = await fetch(`${url}/v1/matches`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ model, colour: 'r'.repeat(1_100_000) }),
-    })
-    expect(response.status).toBe(413)
+  test('refuses what names no runner, and a frame that is none', async () => {
+    expect((await fetch(`${edge.url}/v1/runners/0x12/jobs`, { method: 'POST', body: 'x' })).status).toBe(400)
+    const response = await fetch(`${edge.url}/v1/runners/${signer.address}/jobs`, { method: 'POST', body: 'x' })
+    expect([response.status, ((await response.json()) as { code: string }).code]).toEqual([422, 'bad_frame'])
+  })
+
+  test('openapi.json names every door and every code', async () => {
+    const document = (await (await fetch(`${edge.url}/openapi.json`)).json()) as {
+      openapi: string
+      paths: Record<string, Record<string, unknown>>
+      components: { schemas: { Problem: { properties: { code: { enum: string[] } } } } }
+    }
+    expect(document.openapi).toBe('3.1.0')
+    const doors = Object.entries(document.paths).flatMap(([path, methods]) =>
+      Object.keys(methods).map((method) => `${method} ${path}`),
+    )
+    expect(doors).toEqual(
+      expect.arrayContaining([
+        'get /health',
+        'get /v1/network',
+        'put /v1/artifacts/{sha256}',
+        'post /v1/models',
+        'get /v1/models/{owner}/{name}',
+        'post /v1/runners',
+        'get /v1/runners/{signer}/socket',
+        'post /v1/matches',
+        'post /v1/runners/{signer}/jobs',
+        'get /v1/runners/{signer}/jobs/{id}',
+        'delete /v1/runners/{signer}/jobs/{id}',
+        'get /v1/runners/{signer}/jobs/{id}/result',
+        'get /v1/runners/{signer}/jobs/{id}/events',
+        'post /v1/runners/{signer}/jobs/{id}/webhook',
+        'get /v1/channels/{channel}/receipts',
+      ]),
+    )
+    expect(document.components.schemas.Problem.properties.code.enum).toContain('at_capacity')
   })
 })
 
 describe('the local Neon endpoint', () => {
   test('answers the Neon driver: types, transactions and errors', async () => {
     const { neonConfig } = await import('@neondatabase/serverless')
-    neonConfig.fetchEndpoint = neonUrl
-    const sql = neon(databaseUrl)
+    neonConfig.fetchEndpoint = edge.neonUrl
+    const sql = neon(edge.databaseUrl)
     expect(await sql`SELECT 1::int AS n, '{"a":1}'::jsonb AS j, ${'x'}::text AS t`).toEqual([
       { n: 1, j: { a: 1 }, t: 'x' },
     ])

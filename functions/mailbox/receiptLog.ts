@@ -1,0 +1,156 @@
+import { batchDigest } from '../../protocol/batch.ts'
+import { equalBytes, type Hex, toHex } from '../../protocol/bytes.ts'
+import type { Domain } from '../../protocol/eip712.ts'
+import type { JobAnswer } from '../../protocol/frames.ts'
+import { rootFromProof } from '../../protocol/merkle.ts'
+import { detailDigest, detailToJson, receiptLeaf, receiptToJson } from '../../protocol/receipt.ts'
+import { recoverAddress } from '../../protocol/secp256k1.ts'
+import type { SqlStorage } from '../platform.ts'
+import type { receipts } from '../store/schema.ts'
+
+/** One receipt as the database keeps it. */
+export type ReceiptRow = typeof receipts.$inferInsert
+
+/** Most receipts written at once. */
+const maxRows = 500
+/** Batch signatures remembered as good. */
+const maxVerified = 256
+const retryMs = 5_000
+const maxRetryMs = 300_000
+
+/** What a receipt log needs: the runner whose receipts it takes, what signatures are bound to, the object's disk, and the database. */
+export type ReceiptLogDeps = {
+  domain: Domain
+  sql: SqlStorage
+  insert: (rows: ReceiptRow[]) => Promise<unknown>
+  /** Called when a receipt does not verify: the runner's word is worth nothing then. */
+  refused: (runner: Hex) => void
+  /** Lets jobs pass between two signatures, which take a millisecond each. */
+  pause: () => Promise<void>
+  now: () => number
+}
+
+/** Keeps the history of receipts: verifies each, writes them behind the answers, and holds them on the object's disk while the database is away. */
+export class ReceiptLog {
+  readonly #deps: ReceiptLogDeps
+  readonly #verified = new Set<string>()
+  #incoming: { runner: Hex; answer: JobAnswer }[] = []
+  #working = false
+  #failures = 0
+
+  constructor(deps: ReceiptLogDeps) {
+    this.#deps = deps
+    deps.sql.exec('CREATE TABLE IF NOT EXISTS unwritten (id INTEGER PRIMARY KEY, row TEXT NOT NULL)')
+  }
+
+  /** Takes an answer's receipt; the work has to be kept alive by the caller. Gives null when work is already under way. */
+  add(runner: Hex, answer: JobAnswer): Promise<void> | null {
+    this.#incoming.push({ runner, answer: withoutBody(answer) })
+    return this.#working ? null : this.work()
+  }
+
+  /** Counts the receipts waiting on the object's disk. */
+  get held(): number {
+    return Number(this.#deps.sql.exec('SELECT count(*) AS n FROM unwritten').one().n)
+  }
+
+  /** Gives how long to wait before the next attempt, in milliseconds, or null when nothing is left. */
+  get retryInMs(): number | null {
+    return this.held === 0 ? null : Math.min(maxRetryMs, retryMs * 2 ** Math.max(0, this.#failures - 1))
+  }
+
+  /** Verifies and writes all there is. Never throws. */
+  async work(): Promise<void> {
+    if (this.#working) return
+    this.#working = true
+    try {
+      for (;;) {
+        const batch = this.#incoming.splice(0, maxRows)
+        if (batch.length === 0) break
+        const rows: ReceiptRow[] = []
+        for (const { runner, answer } of batch) {
+          if (await this.#verify(runner, answer)) rows.push(rowOf(runner, answer))
+          else this.#deps.refused(runner)
+        }
+        await this.#write(rows)
+      }
+      await this.#drain()
+    } finally {
+      this.#working = false
+    }
+  }
+
+  async #verify(runner: Hex, { receipt, detail, proof, signature }: JobAnswer): Promise<boolean> {
+    if (!equalBytes(detailDigest(detail), receipt.detail)) return false
+    const root = rootFromProof(receiptLeaf(receipt), proof)
+    if (!root) return false
+    const key = `${runner}${toHex(root)}${proof.count}${toHex(signature)}`
+    if (this.#verified.has(key)) return true
+    await this.#deps.pause()
+    if (recoverAddress(batchDigest(this.#deps.domain, { root, count: proof.count }), signature) !== runner) return false
+    if (this.#verified.size >= maxVerified) this.#verified.clear()
+    this.#verified.add(key)
+    return true
+  }
+
+  async #write(rows: ReceiptRow[]): Promise<void> {
+    if (rows.length === 0) return
+    try {
+      // While the database is known to be away, nothing waits for it again before its time.
+      if (this.#failures > 0) throw new Error('away')
+      await this.#deps.insert(rows)
+    } catch {
+      this.#failures = Math.max(1, this.#failures)
+      for (const row of rows) this.#deps.sql.exec('INSERT INTO unwritten (row) VALUES (?)', JSON.stringify(row))
+    }
+  }
+
+  /** Writes what the disk holds, oldest first, until the database refuses. */
+  async #drain(): Promise<void> {
+    for (;;) {
+      const held = this.#deps.sql
+        .exec<{ id: number; row: string }>('SELECT id, row FROM unwritten ORDER BY id LIMIT ?', maxRows)
+        .toArray()
+      if (held.length === 0) {
+        this.#failures = 0
+        return
+      }
+      try {
+        await this.#deps.insert(held.map(({ row }) => JSON.parse(row) as ReceiptRow))
+        this.#deps.sql.exec('DELETE FROM unwritten WHERE id <= ?', held.at(-1)!.id)
+      } catch {
+        this.#failures++
+        return
+      }
+    }
+  }
+}
+
+/** Copies what is kept: a view would hold the whole message it came in. */
+function withoutBody({ ticket, receipt, detail, proof, signature }: JobAnswer): JobAnswer {
+  return {
+    ticket,
+    receipt: { ...receipt, channel: receipt.channel.slice(), detail: receipt.detail.slice() },
+    detail: {
+      ...detail,
+      input: detail.input.slice(),
+      output: detail.output.slice(),
+      execution: detail.execution.slice(),
+    },
+    proof: { ...proof, path: proof.path.map((node) => node.slice()) },
+    signature: signature.slice(),
+    body: new Uint8Array(0),
+  }
+}
+
+function rowOf(runner: Hex, { receipt, detail, proof, signature }: JobAnswer): ReceiptRow {
+  return {
+    channel: toHex(receipt.channel),
+    job: receipt.job.toString(),
+    runner,
+    receipt: receiptToJson(receipt),
+    detail: detailToJson(detail),
+    proof: { index: proof.index, count: proof.count, path: proof.path.map(toHex) },
+    signature: toHex(signature),
+  }
+}

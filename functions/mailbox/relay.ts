@@ -1,0 +1,313 @@
+import { equalBytes, toHex } from '../../protocol/bytes.ts'
+import {
+  decodeFrame,
+  type Hello,
+  type JobAnswer,
+  type JobRequest,
+  joinFrames,
+  type Load,
+  setDeadline,
+  setTicket,
+} from '../../protocol/frames.ts'
+import { AssayError } from '../errors.ts'
+import { AnswerCache } from './answerCache.ts'
+
+/** Longest a buyer may wait on the line for one job, in milliseconds. */
+const maxDeadlineMs = 120_000
+/** How long jobs wait for a runner whose connection was lost, in milliseconds. */
+const reconnectMs = 10_000
+/** How often deadlines are looked at, in milliseconds. */
+const sweepMs = 100
+/** Messages on their way without a word back before jobs are gathered instead of sent at once. */
+const maxUnanswered = 2
+/** Longest a job is gathered, in milliseconds: bounds what batching may cost when the runner is slow to speak. */
+const gatherMs = 2
+/** Jobs that leave at once however many messages are on their way. */
+const fullBatch = 64
+const maxBatchJobs = 256
+const maxBatchBytes = 8 * 1024 * 1024
+/** Most bytes of jobs held for a runner: an object has 128 MiB in all. */
+const maxHeldBytes = 48 * 1024 * 1024
+
+/** What a relay needs: a way to the runner, the clock in milliseconds, timers, where tickets start, and who is told of answers. */
+export type RelayDeps = {
+  send: (message: Uint8Array<ArrayBuffer>) => void
+  now: () => number
+  after: (ms: number, run: () => void) => void
+  firstTicket: number
+  answered: (answer: JobAnswer, request: JobRequest) => void
+}
+
+/** Configures one job: how long it may take at most, and who is told when it leaves for the runner. */
+export type SubmitOptions = { maxMs?: number; onSent?: () => void }
+
+type Job = {
+  key: string
+  ticket: number
+  request: JobRequest
+  bytes: Uint8Array
+  deadline: number
+  /** Whether the runner may have it. */
+  sent: boolean
+  /** Whether it is on the wire of the present connection. */
+  onWire: boolean
+  onSent: (() => void) | undefined
+  promise: Promise<Uint8Array>
+  resolve: (frame: Uint8Array) => void
+  reject: (error: AssayError) => void
+}
+
+/** Counts what a relay has done since it started. */
+export type RelayCounts = { jobs: number; messages: number; answers: number; replayed: number }
+
+const jobError = (code: ConstructorParameters<typeof AssayError>[0], detail: string, accepted: boolean, hint: string) =>
+  new AssayError(code, detail, { hint, extra: { accepted } })
+const retryHint = 'Retry the same job number with the same body: it is charged once at most.'
+const moveHint = 'The runner never had it: seal it to another.'
+const unreachable = (accepted: boolean) =>
+  jobError('runner_unreachable', 'The runner is not connected.', accepted, accepted ? retryHint : moveHint)
+
+/** Hands jobs to one runner in batches, within the credit it gives, and each answer to the buyer who waits. Outlives connections: what was on the wire when one broke is sent again on the next, and the runner answers a repeated job from its journal. */
+export class Relay {
+  readonly #deps: RelayDeps
+  readonly #byTicket = new Map<number, Job>()
+  readonly #byKey = new Map<string, Job>()
+  readonly #answers = new AnswerCache()
+  #queue: Job[] = []
+  #onWire = 0
+  #heldBytes = 0
+  #nextTicket: number
+  #connected = false
+  #ready = false
+  #lostAt = Number.NEGATIVE_INFINITY
+  #unanswered = 0
+  #flushing = false
+  #sweeping = false
+  #queued = 0
+  #capacity = 1_024
+  #credit = 1_024
+  readonly counts: RelayCounts = { jobs: 0, messages: 0, answers: 0, replayed: 0 }
+
+  constructor(deps: RelayDeps) {
+    this.#deps = deps
+    this.#nextTicket = deps.firstTicket >>> 0
+  }
+
+  /** Tells how many jobs the runner has before it, and how many it takes at once. */
+  get load(): Load {
+    return { queued: Math.max(this.#queued, this.#byTicket.size), capacity: this.#capacity }
+  }
+
+  /** Gives what has to be remembered while the relay sleeps, or null before the runner introduced itself. */
+  get terms(): { capacity: number; credit: number } | null {
+    return this.#ready ? { capacity: this.#capacity, credit: this.#credit } : null
+  }
+
+  /** Notes a new connection; nothing is sent on it before the runner introduces itself. */
+  opened(): void {
+    this.#drop()
+    this.#connected = true
+  }
+
+  /** Notes that the connection is gone. Jobs the runner may have wait for the next one; the others are free to go elsewhere at once. */
+  lost(): void {
+    this.#drop()
+    this.#lostAt = this.#deps.now()
+    for (const job of [...this.#byTicket.values()]) if (!job.sent) this.#fail(job, unreachable(false))
+  }
+
+  /** Takes up a connection that was introduced before the relay slept. */
+  resumed(terms: { capacity: number; credit: number }): void {
+    this.#connected = true
+    this.hello(terms)
+  }
+
+  #drop(): void {
+    this.#connected = false
+    this.#ready = false
+    this.#unanswered = 0
+    const again = [...this.#byTicket.values()].filter(({ onWire }) => onWire)
+    for (const job of again) job.onWire = false
+    this.#onWire = 0
+    this.#queue = [...again, ...this.#queue]
+  }
+
+  /** Takes a runner's introduction: from here on it is sent jobs. */
+  hello({ capacity, credit = capacity }: Pick<Hello, 'capacity' | 'credit'>): void {
+    this.#ready = true
+    this.#capacity = capacity
+    this.#credit = credit
+    this.#flushSoon(0)
+  }
+
+  /** Takes a runner's word about its load. */
+  noteLoad({ queued, capacity }: Load): void {
+    this.#queued = queued
+    this.#capacity = capacity
+  }
+
+  /** Takes a job and gives its answer's frame, or the runner's refusal. The same job with the same body joins the one under way or gets the answer it had. Throws AssayError, whose `accepted` says whether the runner may have the job. */
+  submit(bytes: Uint8Array, options: SubmitOptions = {}): Promise<Uint8Array> {
+    const request = decodeFrame(bytes)
+    if (request.type !== 'jobRequest') throw new AssayError('bad_frame', 'Only job requests are posted here.')
+    const key = `${toHex(request.channel)}:${request.job}`
+    const conflict = () =>
+      new AssayError('job_conflict', `Job ${request.job} was asked with another body.`, {
+        hint: 'Take a new job number.',
+        extra: { accepted: false },
+      })
+    const underWay = this.#byKey.get(key)
+    if (underWay) {
+      if (!equalBytes(underWay.request.body, request.body)) throw conflict()
+      return underWay.promise
+    }
+    const known = this.#answers.find(key, request.body)
+    if (known === 'other') throw conflict()
+    if (known) {
+      this.counts.replayed++
+      return Promise.resolve(known)
+    }
+    this.#admit(bytes)
+    return this.#enqueue(key, request, bytes, options)
+  }
+
+  #admit(bytes: Uint8Array): void {
+    if (!this.#connected) throw unreachable(false)
+    if (this.#byTicket.size >= this.#capacity)
+      throw jobError('at_capacity', `The runner has the ${this.#capacity} jobs it takes.`, false, moveHint)
+    if (this.#heldBytes + bytes.length > maxHeldBytes)
+      throw jobError('at_capacity', 'The jobs waiting for this runner are too large in all.', false, moveHint)
+  }
+
+  #enqueue(
+    key: string,
+    request: JobRequest,
+    bytes: Uint8Array,
+    { maxMs = maxDeadlineMs, onSent }: SubmitOptions,
+  ): Promise<Uint8Array> {
+    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>()
+    const deadline = this.#deps.now() + Math.min(Math.max(request.deadlineMs, 1), maxMs)
+    const ticket = this.#takeTicket()
+    setTicket(bytes, ticket)
+    const state = { sent: false, onWire: false }
+    const job: Job = { key, ticket, request, bytes, deadline, onSent, promise, resolve, reject, ...state }
+    this.#byTicket.set(ticket, job)
+    this.#byKey.set(key, job)
+    this.#heldBytes += bytes.length
+    this.#queue.push(job)
+    this.counts.jobs++
+    if (this.#unanswered < maxUnanswered || this.#queue.length >= fullBatch) this.#flushSoon(0)
+    else this.#flushSoon(gatherMs)
+    this.#sweepSoon()
+    return promise
+  }
+
+  #takeTicket(): number {
+    do this.#nextTicket = (this.#nextTicket + 1) >>> 0 || 1
+    while (this.#byTicket.has(this.#nextTicket))
+    return this.#nextTicket
+  }
+
+  /** Cancels a job the runner never had. Tells whether it did. */
+  cancel(channel: string, job: bigint): boolean {
+    const waiting = this.#byKey.get(`${channel}:${job}`)
+    if (!waiting || waiting.sent) return false
+    this.#fail(waiting, jobError('conflict', 'The job was cancelled.', false, 'Ask again with a new job number.'))
+    return true
+  }
+
+  // Jobs that arrive in one turn leave in one message.
+  #flushSoon(ms: number): void {
+    if (ms === 0 && this.#flushing) return
+    if (ms === 0) this.#flushing = true
+    this.#deps.after(ms, () => {
+      if (ms === 0) this.#flushing = false
+      this.#flush()
+    })
+  }
+
+  #flush(): void {
+    if (!this.#ready) return
+    while (this.#queue.length > 0 && this.#onWire < this.#credit) {
+      const batch: Uint8Array[] = []
+      let size = 0
+      while (this.#queue.length > batch.length && batch.length < maxBatchJobs && this.#onWire < this.#credit) {
+        const job = this.#queue[batch.length]!
+        if (batch.length > 0 && size + job.bytes.length > maxBatchBytes) break
+        setDeadline(job.bytes, Math.max(1, job.deadline - this.#deps.now()))
+        if (!job.sent) job.onSent?.()
+        job.sent = true
+        job.onWire = true
+        this.#onWire++
+        size += job.bytes.length
+        batch.push(job.bytes)
+      }
+      this.#queue.splice(0, batch.length)
+      this.#unanswered++
+      this.counts.messages++
+      this.#deps.send(joinFrames(batch))
+    }
+  }
+
+  /** Notes that the runner spoke, which gives back the right to send. */
+  spoke(): void {
+    this.#unanswered = 0
+    if (this.#queue.length > 0) this.#flushSoon(0)
+  }
+
+  /** Takes an answer or refusal and gives it to who waits. Throws AssayError when it answers another job than was asked. */
+  settle(frame: Uint8Array, decoded: JobAnswer | { ticket: number }): void {
+    const job = this.#byTicket.get(decoded.ticket)
+    // Nobody waits any more: the answer stays in the runner's journal for the buyer's retry.
+    if (!job?.sent) return
+    if ('receipt' in decoded) {
+      const { channel, job: number } = decoded.receipt
+      // Anything else would give one buyer's answer to another.
+      if (`${toHex(channel)}:${number}` !== job.key) throw new AssayError('bad_frame', 'An answer to another job.')
+      setTicket(frame, 0)
+      this.#answers.put(job.key, job.request.body, frame)
+      this.counts.answers++
+      this.#deps.answered(decoded, job.request)
+    } else setTicket(frame, 0)
+    this.#forget(job)
+    job.resolve(frame)
+  }
+
+  #fail(job: Job, error: AssayError): void {
+    this.#forget(job)
+    job.reject(error)
+  }
+
+  #forget(job: Job): void {
+    this.#byTicket.delete(job.ticket)
+    this.#byKey.delete(job.key)
+    this.#heldBytes -= job.bytes.length
+    if (job.onWire) this.#onWire--
+    else this.#queue = this.#queue.filter((each) => each !== job)
+  }
+
+  #sweepSoon(): void {
+    if (this.#sweeping) return
+    this.#sweeping = true
+    this.#deps.after(sweepMs, () => {
+      this.#sweeping = false
+      this.#sweep()
+      if (this.#byTicket.size > 0) this.#sweepSoon()
+    })
+  }
+
+  /** Ends what has waited too long: for its answer, or for a runner that does not come back. */
+  #sweep(): void {
+    const now = this.#deps.now()
+    const away = !this.#connected && now - this.#lostAt >= reconnectMs
+    for (const job of [...this.#byTicket.values()]) {
+      const { sent } = job
+      if (away) this.#fail(job, unreachable(sent))
+      else if (job.deadline <= now)
+        this.#fail(
+          job,
+          jobError('deadline', 'No answer in the time the buyer gave.', sent, sent ? retryHint : moveHint),
+        )
+    }
+  }
+}

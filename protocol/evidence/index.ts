@@ -1,5 +1,6 @@
 import { EncodingError, fromBase64, toBase64 } from '../bytes.ts'
-import { type TdxCollateral, type TdxContext, verifyTdx } from './tdx.ts'
+import type { EvidenceContext } from './judge.ts'
+import { type TdxCollateral, verifyTdx } from './tdx.ts'
 import type { Verdict } from './verdict.ts'
 
 export { createEvidenceCache, type EvidenceCache } from './cache.ts'
@@ -19,7 +20,7 @@ export type Collateral = { format: 'tdx' } & TdxCollateral
 export async function verifyEvidence(
   evidence: Evidence,
   collateral: Collateral | null,
-  context: TdxContext,
+  context: EvidenceContext,
 ): Promise<Verdict> {
   return verifyTdx(evidence.quote, collateral, context)
 }

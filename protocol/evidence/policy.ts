@@ -1,10 +1,23 @@
 import type { Hex } from '../bytes.ts'
+import type { AmdProduct } from './roots.ts'
+import type { SnpTcb } from './snpReport.ts'
 import type { TcbStatus } from './verdict.ts'
 
 /** Names the fields of a TD that a policy may pin, beyond the workload digest that stands for all of them. */
 export type TdxMeasurements = Partial<
   Record<'mrseam' | 'mrtd' | 'rtmr0' | 'rtmr1' | 'rtmr2' | 'rtmr3' | 'mrconfigid' | 'xfam' | 'tdattributes', Hex>
 >
+
+/** Says what an SNP guest must show: AMD signs no table of what is current, so the minimum is ours. */
+export type SnpPolicy = {
+  refusedProducts: readonly AmdProduct[]
+  minimumTcb: Readonly<Record<AmdProduct, Partial<SnpTcb>>>
+  /** Requires ALIAS_CHECK_COMPLETE, without which memory modules that lie about their size go unnoticed (AMD-SB-3015). */
+  requireAliasCheck: boolean
+  /** Accepts firmware that is running but not committed, which could be rolled back. */
+  provisionalFirmware: boolean
+  maxVmpl: number
+}
 
 /** Says what evidence must show to be verified; explicit and versioned, because two verifiers agree only under the same policy. */
 export type Policy = {
@@ -25,6 +38,9 @@ export type Policy = {
   deniedFmspcs: readonly string[]
   /** Single machines refused: PPID of a TDX platform, chip id of an SNP one, device id of a GPU (lower-case hex without a prefix). */
   deniedPlatforms: readonly string[]
+  /** Refuses evidence whose chain could not be compared with a revocation list; otherwise the claim is `unknown`. Intel's lists are always required. */
+  requireRevocation: boolean
+  snp: SnpPolicy
 }
 
 /** Accepts up-to-date platforms with collateral at most 14 days old: Intel re-signs daily, and once left a gap of 7.4 days. */
@@ -38,6 +54,16 @@ export const defaultPolicy: Policy = {
   tdxMeasurements: 'any',
   deniedFmspcs: [],
   deniedPlatforms: [],
+  requireRevocation: true,
+  snp: {
+    // Milan's root seed can be read by software alone (arXiv 2605.12990), so a report of any Milan chip may be forged.
+    refusedProducts: ['Milan'],
+    // The lowest versions at which the reports we hold show the alias check done; raised by hand as AMD's bulletins come out.
+    minimumTcb: { Milan: { snp: 24 }, Genoa: { bootloader: 10, snp: 23 }, Turin: {} },
+    requireAliasCheck: true,
+    provisionalFirmware: false,
+    maxVmpl: 0,
+  },
 }
 
 /** Judges evidence as its vendor's own verifier does, within the dates the vendor set: for looking at evidence, kept or foreign, where no registration hangs on it. */
@@ -46,4 +72,12 @@ export const evidencePolicy: Policy = {
   version: 'vendor-dates-1',
   maxCollateralAgeSeconds: Number.MAX_SAFE_INTEGER,
   minTcbEvaluationDataNumber: 0,
+  requireRevocation: false,
+  snp: {
+    refusedProducts: [],
+    minimumTcb: { Milan: {}, Genoa: {}, Turin: {} },
+    requireAliasCheck: false,
+    provisionalFirmware: true,
+    maxVmpl: 3,
+  },
 }

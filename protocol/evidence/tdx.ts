@@ -1,23 +1,22 @@
 import { concat, EncodingError, equalBytes, type Hex, toHex } from '../bytes.ts'
 import { sha256 } from '../hash.ts'
 import { type EvidenceCache, noCache } from './cache.ts'
-import { step, type Trace } from './checks.ts'
+import { step } from './checks.ts'
+import { assert, checkWorkload, type EvidenceContext, type Found, judge } from './judge.ts'
 import { type PckPlatform, readPckExtension } from './pck.ts'
 import type { Policy, TdxMeasurements } from './policy.ts'
 import { parseTdxQuote, type TdReport, type TdxQuote, tdxWorkload, UnsupportedQuoteError } from './quote.ts'
-import type { Roots } from './roots.ts'
 import {
   checkDates,
   type Level,
   type QeIdentity,
-  reading,
   type TcbInfo,
   type TdxCollateral,
   unwrap,
   type VettedTdxCollateral,
   vetTdxCollateral,
 } from './tdxCollateral.ts'
-import { type Claim, type Refusal, Refused, require, type TcbStatus, tcbStatuses, type Verdict } from './verdict.ts'
+import { Refused, reading, require, type TcbStatus, tcbStatuses, type Verdict } from './verdict.ts'
 import {
   type Certificate,
   type Crl,
@@ -31,28 +30,12 @@ import {
 
 export type { TdxCollateral } from './tdxCollateral.ts'
 
-/** Holds what a verification rests on besides the evidence: the clock (unix seconds), the roots, the policy; and, optionally, a cache and somewhere to tell each row. */
-export type TdxContext = { now: number; roots: Roots; policy: Policy; cache?: EvidenceCache; trace?: Trace }
-
-type Found = Pick<
-  Verdict,
-  | 'tcbStatus'
-  | 'moduleStatus'
-  | 'qeStatus'
-  | 'advisories'
-  | 'measurement'
-  | 'reportData'
-  | 'debug'
-  | 'validUntil'
-  | 'claims'
->
-
 type Chain = { pck: Certificate; intermediate: Certificate; root: Certificate }
 
 /** Reads and checks the PCK chain: pinned root, names, roles, signatures. The two issuers are the same for every machine, so they are remembered. */
 async function checkPckChain(
   quote: TdxQuote,
-  context: Required<Pick<TdxContext, 'cache'>> & TdxContext,
+  context: Required<Pick<EvidenceContext, 'cache'>> & EvidenceContext,
 ): Promise<Chain> {
   const { roots, cache, now } = context
   const [leafDer, intermediateDer, rootDer] = quote.chain as [Uint8Array, Uint8Array, Uint8Array]
@@ -241,7 +224,7 @@ function behindSince(matched: Level[], tcbInfo: TcbInfo, qe: QeIdentity): number
 function checkStatus(
   status: TcbStatus,
   behind: number | null,
-  { now, policy }: Pick<TdxContext, 'now' | 'policy'>,
+  { now, policy }: Pick<EvidenceContext, 'now' | 'policy'>,
 ): { detail: string; until: number } {
   if (policy.tcbStatuses.includes(status)) return { detail: `Platform ${status}`, until: Number.POSITIVE_INFINITY }
   const lacking = `TCB status ${status} is not among ${policy.tcbStatuses.join(', ')}`
@@ -252,28 +235,11 @@ function checkStatus(
   return { detail: `Platform ${status}, within its grace until ${until}`, until }
 }
 
-function checkWorkload(measurement: Record<string, Hex>, policy: Policy): Omit<Claim, 'source'> {
-  if (policy.tdxMeasurements !== 'any') {
-    const equal = (wanted: TdxMeasurements) =>
-      Object.entries(wanted).every(([field, value]) => measurement[field] === value)
-    require(policy.tdxMeasurements.some(
-      equal,
-    ), 'measurement_not_allowed', "The TD's measurements equal no set on the policy's list.")
-  }
-  const { workload } = measurement
-  if (policy.workloads !== 'any') {
-    require(policy.workloads.includes(
-      workload!,
-    ), 'measurement_not_allowed', `Workload ${workload} is not on the policy's list.`)
-  }
-  if (policy.workloads === 'any' && policy.tdxMeasurements === 'any') {
-    return {
-      claim: 'workload_allowed',
-      status: 'unknown',
-      detail: 'The policy lists no workloads; compare the measurement yourself.',
-    }
-  }
-  return { claim: 'workload_allowed', status: 'asserted', detail: `Workload ${workload} is on the policy's list.` }
+function checkMeasurements(measurement: Record<string, Hex>, { tdxMeasurements }: Policy): void {
+  const equal = (wanted: TdxMeasurements) =>
+    Object.entries(wanted).every(([field, value]) => measurement[field] === value)
+  require(tdxMeasurements === 'any' ||
+    tdxMeasurements.some(equal), 'measurement_not_allowed', "The TD's measurements equal no set on the policy's list.")
 }
 
 async function checkRevocation(chain: Chain, vetted: VettedTdxCollateral, now: number): Promise<[Crl, Crl]> {
@@ -289,13 +255,10 @@ async function checkRevocation(chain: Chain, vetted: VettedTdxCollateral, now: n
 async function verify(
   quoteBytes: Uint8Array,
   collateral: TdxCollateral,
-  context: TdxContext & { cache: EvidenceCache },
+  context: EvidenceContext & { cache: EvidenceCache },
   found: Found,
 ): Promise<void> {
   const { now, policy, roots, cache, trace } = context
-  const assert = (claim: string, detail: string, source: Claim['source'] = 'verifier') =>
-    found.claims.push({ claim, status: 'asserted', source, detail })
-
   const quote = await step(
     trace,
     {
@@ -347,6 +310,7 @@ async function verify(
     },
   )
   assert(
+    found,
     'platform_genuine',
     `"${pck.commonName}" chains to the pinned ${roots.kind} root; neither it nor its issuer is revoked.`,
     'hardware',
@@ -409,7 +373,12 @@ async function verify(
     },
     () => checkSignatures(quote, pck),
   )
-  assert('quote_signed', 'PCK key → quoting enclave → attestation key → quote: each signature verifies.', 'hardware')
+  assert(
+    found,
+    'quote_signed',
+    'PCK key → quoting enclave → attestation key → quote: each signature verifies.',
+    'hardware',
+  )
 
   const tcb = await step(
     trace,
@@ -438,7 +407,7 @@ async function verify(
     },
     () => checkAttributes(body),
   )
-  assert('isolated', 'Not in debug mode, SEPT_VE_DISABLE set, no service TD.', 'hardware')
+  assert(found, 'isolated', 'Not in debug mode, SEPT_VE_DISABLE set, no service TD.', 'hardware')
   const { detail, until } = await step(
     trace,
     {
@@ -450,18 +419,10 @@ async function verify(
     () => checkStatus(tcb.status, behindSince(tcb.matched, tcbInfo, qe), context),
   )
   found.validUntil = Math.min(found.validUntil, until)
-  assert('tcb_current', `${detail}, evaluation ${tcbInfo.evaluation}.`)
+  assert(found, 'tcb_current', `${detail}, evaluation ${tcbInfo.evaluation}.`)
 
-  const workload = checkWorkload(measurement, policy)
-  found.claims.push({ ...workload, source: 'verifier' })
-  trace?.({
-    check: 'workload',
-    status: workload.status === 'asserted' ? 'passed' : 'unknown',
-    compared: measurement.workload,
-    with: 'allow-list',
-    from: `policy ${policy.version}`,
-    detail: workload.detail,
-  })
+  checkMeasurements(measurement, policy)
+  checkWorkload(found, measurement.workload, context, policy.tdxMeasurements !== 'any')
 }
 
 function tcbRank(status: TcbStatus): number {
@@ -469,49 +430,12 @@ function tcbRank(status: TcbStatus): number {
 }
 
 /** Verifies a TDX quote against collateral: a verdict, never an exception, for any bytes. Pure in its arguments; a cache changes its speed only. */
-export async function verifyTdx(
+export function verifyTdx(
   quote: Uint8Array,
   collateral: TdxCollateral | null,
-  context: TdxContext,
+  context: EvidenceContext,
 ): Promise<Verdict> {
-  const found: Found = {
-    tcbStatus: null,
-    moduleStatus: null,
-    qeStatus: null,
-    advisories: [],
-    measurement: null,
-    reportData: null,
-    debug: null,
-    validUntil: 0,
-    claims: [
-      {
-        claim: 'physically_untampered',
-        status: 'unknown',
-        source: 'operator',
-        detail: 'No quote can show that nobody has tapped the memory bus.',
-      },
-    ],
-  }
-  const base = { tee: 'tdx', root: context.roots.kind } as const
-  if (!collateral) {
-    found.claims.push({
-      claim: 'collateral',
-      status: 'unknown',
-      source: 'verifier',
-      detail: 'No collateral: nothing was checked.',
-    })
-    return { ...base, ...found, verdict: 'unknown', refusals: [] }
-  }
-  try {
-    await verify(quote, collateral, { ...context, cache: context.cache ?? noCache }, found)
-    return { ...base, ...found, verdict: 'verified', refusals: [] }
-  } catch (error) {
-    // Anything but a refusal is a defect of the verifier, and a defect must never verify.
-    const refusal: Refusal =
-      error instanceof Refused
-        ? error.refusal
-        : { reason: 'malformed_quote', detail: 'The evidence could not be read.' }
-    found.claims.push({ claim: refusal.reason, status: 'refuted', source: 'verifier', detail: refusal.detail })
-    return { ...base, ...found, verdict: 'refuted', validUntil: 0, refusals: [refusal] }
-  }
+  return judge('tdx', 'malformed_quote', context, collateral, (given, found) =>
+    verify(quote, given, { ...context, cache: context.cache ?? noCache }, found),
+  )
 }

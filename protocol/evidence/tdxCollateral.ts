@@ -4,7 +4,7 @@ import type { EvidenceCache } from './cache.ts'
 import { parseMembers } from './json.ts'
 import type { Policy } from './policy.ts'
 import type { Roots } from './roots.ts'
-import { type Refusal, Refused, require, type TcbStatus, tcbStatuses } from './verdict.ts'
+import { Refused, reading, require, type TcbStatus, tcbStatuses } from './verdict.ts'
 import {
   type Certificate,
   type Crl,
@@ -94,16 +94,6 @@ async function outcomeOf<T>(make: () => T | Promise<T>): Promise<Outcome<T>> {
     return { value: await make() }
   } catch (error) {
     if (error instanceof Refused) return { refused: error }
-    throw error
-  }
-}
-
-/** Turns a malformed-input exception into a refusal. */
-export function reading<T>(reason: Refusal['reason'], read: () => T): T {
-  try {
-    return read()
-  } catch (error) {
-    if (error instanceof EncodingError) throw new Refused(reason, error.message)
     throw error
   }
 }

@@ -1,4 +1,4 @@
-import type { Hex } from '../bytes.ts'
+import { EncodingError, type Hex } from '../bytes.ts'
 
 /** Says one thing a verdict rests on, who vouches for it, and whether it held. */
 export type Claim = {
@@ -103,4 +103,14 @@ export class Refused extends Error {
 /** Refuses unless a condition holds. */
 export function require(condition: boolean, reason: EvidenceRefusalReason, detail: string): asserts condition {
   if (!condition) throw new Refused(reason, detail)
+}
+
+/** Turns a malformed-input exception into a refusal. */
+export function reading<T>(reason: EvidenceRefusalReason, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (error instanceof EncodingError) throw new Refused(reason, error.message)
+    throw error
+  }
 }

@@ -19,6 +19,13 @@ export type SnpPolicy = {
   maxVmpl: number
 }
 
+/** Says what a Nitro enclave must show. */
+export type NitroPolicy = {
+  /** Sets of PCRs accepted, by number: every register named in one of them must be equal; `any` compares none. Zero registers are always refused. */
+  pcrs: readonly Readonly<Record<string, Hex>>[] | 'any'
+  maxAgeSeconds: number
+}
+
 /** Says what evidence must show to be verified; explicit and versioned, because two verifiers agree only under the same policy. */
 export type Policy = {
   version: string
@@ -41,6 +48,7 @@ export type Policy = {
   /** Refuses evidence whose chain could not be compared with a revocation list; otherwise the claim is `unknown`. Intel's lists are always required. */
   requireRevocation: boolean
   snp: SnpPolicy
+  nitro: NitroPolicy
 }
 
 /** Accepts up-to-date platforms with collateral at most 14 days old: Intel re-signs daily, and once left a gap of 7.4 days. */
@@ -64,6 +72,7 @@ export const defaultPolicy: Policy = {
     provisionalFirmware: false,
     maxVmpl: 0,
   },
+  nitro: { pcrs: 'any', maxAgeSeconds: 300 },
 }
 
 /** Judges evidence as its vendor's own verifier does, within the dates the vendor set: for looking at evidence, kept or foreign, where no registration hangs on it. */
@@ -80,4 +89,5 @@ export const evidencePolicy: Policy = {
     provisionalFirmware: true,
     maxVmpl: 3,
   },
+  nitro: { pcrs: 'any', maxAgeSeconds: 3 * 3_600 },
 }

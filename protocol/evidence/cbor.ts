@@ -6,7 +6,7 @@ export type Cbor = number | string | Uint8Array | null | boolean | Cbor[] | Map<
 /** Holds a tagged CBOR value. */
 export type CborTag = { tag: number; content: Cbor }
 
-/** Reads one CBOR value strictly (RFC 8949 §4.2.1): definite lengths in their shortest form, each map key once, nothing left over. Throws EncodingError. */
+/** Reads one CBOR value strictly (RFC 8949 §4.2.1): lengths definite and in their shortest form, each map key once, nothing left over. Maps alone may be of indefinite length, because AWS writes its payloads so. Throws EncodingError. */
 export function readCbor(bytes: Uint8Array): Cbor {
   const { value, length } = readCborPrefix(bytes)
   if (length !== bytes.length) throw new EncodingError('CBOR has bytes left over.')
@@ -21,6 +21,8 @@ export function readCborPrefix(bytes: Uint8Array): { value: Cbor; length: number
 }
 
 const maxDepth = 8
+const indefinite = 31
+const breakByte = 0xff
 
 class CborReader {
   offset = 0
@@ -63,7 +65,7 @@ class CborReader {
       case 4:
         return this.#list(this.#argument(info), depth)
       case 5:
-        return this.#map(this.#argument(info), depth)
+        return this.#map(info, depth)
       case 6:
         return { tag: this.#argument(info), content: this.value(depth + 1) }
       default:
@@ -77,10 +79,16 @@ class CborReader {
     return Array.from({ length }, () => this.value(depth + 1))
   }
 
-  #map(length: number, depth: number): Map<string | number, Cbor> {
-    if (length * 2 > this.#bytes.length - this.offset) throw new EncodingError('CBOR map is longer than its bytes.')
+  #map(info: number, depth: number): Map<string | number, Cbor> {
+    const length = info === indefinite ? Number.POSITIVE_INFINITY : this.#argument(info)
+    if (info !== indefinite && length * 2 > this.#bytes.length - this.offset)
+      throw new EncodingError('CBOR map is longer than its bytes.')
     const map = new Map<string | number, Cbor>()
     for (let i = 0; i < length; i++) {
+      if (info === indefinite && this.#bytes[this.offset] === breakByte) {
+        this.offset++
+        break
+      }
       const key = this.value(depth + 1)
       if (typeof key !== 'string' && typeof key !== 'number')
         throw new EncodingError('CBOR map key is not a name or a number.')

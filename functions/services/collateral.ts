@@ -59,7 +59,6 @@ async function checkUnderRoots({ roots, policy, now }: Context, collateral: Coll
     const checked = await checkCollateral(collateral, { now: Math.floor(now() / 1000), roots: each, policy, cache })
     if (checked.ok) return checked
     refusal = checked.refusal.detail
-    if (checked.refusal.reason !== 'untrusted_root') break
   }
   throw new CollateralUnavailableError(`The collateral service sent what does not verify: ${refusal}`)
 }

@@ -966,13 +966,18 @@ export const runnerRegistryAbi = [
   {
     "inputs": [
       {
-        "internalType": "contract MeasurementPolicy",
-        "name": "policy_",
+        "internalType": "address",
+        "name": "owner",
         "type": "address"
       },
       {
         "internalType": "address",
         "name": "escrow_",
+        "type": "address"
+      },
+      {
+        "internalType": "address",
+        "name": "verifiers_",
         "type": "address"
       },
       {
@@ -982,17 +987,17 @@ export const runnerRegistryAbi = [
       },
       {
         "internalType": "bytes32",
-        "name": "caX_",
+        "name": "rootX",
         "type": "bytes32"
       },
       {
         "internalType": "bytes32",
-        "name": "caY_",
+        "name": "rootY",
         "type": "bytes32"
       },
       {
         "internalType": "bytes32",
-        "name": "qeSigner_",
+        "name": "rootName",
         "type": "bytes32"
       }
     ],
@@ -1018,17 +1023,166 @@ export const runnerRegistryAbi = [
   {
     "inputs": [
       {
-        "internalType": "uint64",
+        "internalType": "uint256",
         "name": "notAfter",
-        "type": "uint64"
+        "type": "uint256"
       }
     ],
     "name": "CertificateExpired",
     "type": "error"
   },
   {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "uint256",
+        "name": "serial",
+        "type": "uint256"
+      }
+    ],
+    "name": "CertificateIsRevoked",
+    "type": "error"
+  },
+  {
     "inputs": [],
     "name": "CertificateNotSigned",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "notBefore",
+        "type": "uint256"
+      }
+    ],
+    "name": "CertificateNotYetValid",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "CertificateRole",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes8",
+        "name": "platform",
+        "type": "bytes8"
+      }
+    ],
+    "name": "CollateralMissing",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "issueDate",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "nextUpdate",
+        "type": "uint256"
+      }
+    ],
+    "name": "CollateralNotCurrent",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "CollateralNotSigned",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "evaluation",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "issueDate",
+        "type": "uint256"
+      }
+    ],
+    "name": "CollateralOlderThanPosted",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "issueDate",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "evaluation",
+        "type": "uint256"
+      }
+    ],
+    "name": "CollateralTooOld",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      }
+    ],
+    "name": "CrlMissing",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "thisUpdate",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "nextUpdate",
+        "type": "uint256"
+      }
+    ],
+    "name": "CrlNotCurrent",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "CrlNotSigned",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "number",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "thisUpdate",
+        "type": "uint256"
+      }
+    ],
+    "name": "CrlOlderThanPosted",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "DataNotStored",
     "type": "error"
   },
   {
@@ -1048,8 +1202,36 @@ export const runnerRegistryAbi = [
     "type": "error"
   },
   {
-    "inputs": [],
-    "name": "MalformedCertificate",
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      }
+    ],
+    "name": "IssuerMismatch",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      }
+    ],
+    "name": "IssuerRevoked",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      }
+    ],
+    "name": "IssuerUnknown",
     "type": "error"
   },
   {
@@ -1058,8 +1240,46 @@ export const runnerRegistryAbi = [
     "type": "error"
   },
   {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "version",
+        "type": "uint256"
+      }
+    ],
+    "name": "ModuleLevelMissing",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "ModuleMismatch",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "major",
+        "type": "uint256"
+      }
+    ],
+    "name": "ModuleUnknown",
+    "type": "error"
+  },
+  {
     "inputs": [],
     "name": "NonceNotRecent",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "workload",
+        "type": "bytes32"
+      }
+    ],
+    "name": "NotApproved",
     "type": "error"
   },
   {
@@ -1070,12 +1290,56 @@ export const runnerRegistryAbi = [
   {
     "inputs": [
       {
+        "internalType": "address",
+        "name": "sender",
+        "type": "address"
+      }
+    ],
+    "name": "NotTheVerifiers",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "owner",
+        "type": "address"
+      }
+    ],
+    "name": "OwnableInvalidOwner",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "account",
+        "type": "address"
+      }
+    ],
+    "name": "OwnableUnauthorizedAccount",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
         "internalType": "bytes32",
-        "name": "pckId",
+        "name": "platform",
         "type": "bytes32"
       }
     ],
-    "name": "PlatformDenied",
+    "name": "PlatformIsDenied",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint16",
+        "name": "policyEpoch",
+        "type": "uint16"
+      }
+    ],
+    "name": "PolicyEpochPassed",
     "type": "error"
   },
   {
@@ -1092,6 +1356,17 @@ export const runnerRegistryAbi = [
   {
     "inputs": [],
     "name": "QeIdentityMismatch",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "version",
+        "type": "uint256"
+      }
+    ],
+    "name": "QeLevelMissing",
     "type": "error"
   },
   {
@@ -1128,12 +1403,50 @@ export const runnerRegistryAbi = [
   {
     "inputs": [
       {
+        "internalType": "uint8",
+        "name": "statuses",
+        "type": "uint8"
+      }
+    ],
+    "name": "StatusNeverAllowed",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint8",
+        "name": "status",
+        "type": "uint8"
+      }
+    ],
+    "name": "StatusNotAllowed",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
         "internalType": "bytes32",
-        "name": "pckId",
+        "name": "platform",
         "type": "bytes32"
       }
     ],
     "name": "UnknownPlatform",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "UnsupportedQuote",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint32",
+        "name": "validUntil",
+        "type": "uint32"
+      }
+    ],
+    "name": "VerdictExpired",
     "type": "error"
   },
   {
@@ -1145,421 +1458,6 @@ export const runnerRegistryAbi = [
       }
     ],
     "name": "WorkloadNotApproved",
-    "type": "error"
-  },
-  {
-    "anonymous": false,
-    "inputs": [
-      {
-        "indexed": true,
-        "internalType": "bytes32",
-        "name": "pckId",
-        "type": "bytes32"
-      },
-      {
-        "indexed": false,
-        "internalType": "bytes6",
-        "name": "fmspc",
-        "type": "bytes6"
-      },
-      {
-        "indexed": false,
-        "internalType": "uint64",
-        "name": "notAfter",
-        "type": "uint64"
-      }
-    ],
-    "name": "PckRegistered",
-    "type": "event"
-  },
-  {
-    "anonymous": false,
-    "inputs": [
-      {
-        "indexed": true,
-        "internalType": "address",
-        "name": "runner",
-        "type": "address"
-      },
-      {
-        "indexed": true,
-        "internalType": "address",
-        "name": "provider",
-        "type": "address"
-      },
-      {
-        "indexed": true,
-        "internalType": "bytes32",
-        "name": "workload",
-        "type": "bytes32"
-      },
-      {
-        "indexed": false,
-        "internalType": "uint40",
-        "name": "validUntil",
-        "type": "uint40"
-      },
-      {
-        "indexed": false,
-        "internalType": "bytes32",
-        "name": "statement",
-        "type": "bytes32"
-      }
-    ],
-    "name": "RunnerRegistered",
-    "type": "event"
-  },
-  {
-    "inputs": [],
-    "name": "CLOCK_SKEW",
-    "outputs": [
-      {
-        "internalType": "uint256",
-        "name": "",
-        "type": "uint256"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
-    "inputs": [],
-    "name": "MAX_TTL",
-    "outputs": [
-      {
-        "internalType": "uint256",
-        "name": "",
-        "type": "uint256"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
-    "inputs": [],
-    "name": "development",
-    "outputs": [
-      {
-        "internalType": "bool",
-        "name": "",
-        "type": "bool"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
-    "inputs": [],
-    "name": "escrow",
-    "outputs": [
-      {
-        "internalType": "address",
-        "name": "",
-        "type": "address"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
-    "inputs": [
-      {
-        "internalType": "address",
-        "name": "signer",
-        "type": "address"
-      }
-    ],
-    "name": "isActiveNow",
-    "outputs": [
-      {
-        "internalType": "bool",
-        "name": "",
-        "type": "bool"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
-    "inputs": [
-      {
-        "internalType": "bytes32",
-        "name": "pckId",
-        "type": "bytes32"
-      }
-    ],
-    "name": "pcks",
-    "outputs": [
-      {
-        "internalType": "bytes32",
-        "name": "x",
-        "type": "bytes32"
-      },
-      {
-        "internalType": "bytes32",
-        "name": "y",
-        "type": "bytes32"
-      },
-      {
-        "internalType": "uint64",
-        "name": "notAfter",
-        "type": "uint64"
-      },
-      {
-        "internalType": "bytes6",
-        "name": "fmspc",
-        "type": "bytes6"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
-    "inputs": [],
-    "name": "policy",
-    "outputs": [
-      {
-        "internalType": "contract MeasurementPolicy",
-        "name": "",
-        "type": "address"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
-    "inputs": [
-      {
-        "internalType": "address",
-        "name": "signer",
-        "type": "address"
-      },
-      {
-        "internalType": "uint64",
-        "name": "finishedAt",
-        "type": "uint64"
-      }
-    ],
-    "name": "providerAt",
-    "outputs": [
-      {
-        "internalType": "address",
-        "name": "provider",
-        "type": "address"
-      },
-      {
-        "internalType": "bool",
-        "name": "active",
-        "type": "bool"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
-    "inputs": [
-      {
-        "components": [
-          {
-            "internalType": "bytes",
-            "name": "signed",
-            "type": "bytes"
-          },
-          {
-            "internalType": "bytes32",
-            "name": "quoteR",
-            "type": "bytes32"
-          },
-          {
-            "internalType": "bytes32",
-            "name": "quoteS",
-            "type": "bytes32"
-          },
-          {
-            "internalType": "bytes32",
-            "name": "attestationX",
-            "type": "bytes32"
-          },
-          {
-            "internalType": "bytes32",
-            "name": "attestationY",
-            "type": "bytes32"
-          },
-          {
-            "internalType": "bytes",
-            "name": "qeReport",
-            "type": "bytes"
-          },
-          {
-            "internalType": "bytes32",
-            "name": "qeR",
-            "type": "bytes32"
-          },
-          {
-            "internalType": "bytes32",
-            "name": "qeS",
-            "type": "bytes32"
-          },
-          {
-            "internalType": "bytes",
-            "name": "qeAuthData",
-            "type": "bytes"
-          },
-          {
-            "internalType": "bytes32",
-            "name": "pckId",
-            "type": "bytes32"
-          },
-          {
-            "internalType": "bytes",
-            "name": "statement",
-            "type": "bytes"
-          },
-          {
-            "internalType": "uint64",
-            "name": "nonceBlock",
-            "type": "uint64"
-          },
-          {
-            "internalType": "bytes32",
-            "name": "signerX",
-            "type": "bytes32"
-          },
-          {
-            "internalType": "bytes32",
-            "name": "signerY",
-            "type": "bytes32"
-          },
-          {
-            "internalType": "address",
-            "name": "provider",
-            "type": "address"
-          },
-          {
-            "internalType": "bytes",
-            "name": "signature",
-            "type": "bytes"
-          }
-        ],
-        "internalType": "struct RunnerRegistry.Attestation",
-        "name": "a",
-        "type": "tuple"
-      }
-    ],
-    "name": "register",
-    "outputs": [],
-    "stateMutability": "nonpayable",
-    "type": "function"
-  },
-  {
-    "inputs": [
-      {
-        "internalType": "bytes",
-        "name": "tbs",
-        "type": "bytes"
-      },
-      {
-        "internalType": "bytes32",
-        "name": "r",
-        "type": "bytes32"
-      },
-      {
-        "internalType": "bytes32",
-        "name": "s",
-        "type": "bytes32"
-      }
-    ],
-    "name": "registerPck",
-    "outputs": [
-      {
-        "internalType": "bytes32",
-        "name": "pckId",
-        "type": "bytes32"
-      }
-    ],
-    "stateMutability": "nonpayable",
-    "type": "function"
-  },
-  {
-    "inputs": [
-      {
-        "internalType": "address",
-        "name": "signer",
-        "type": "address"
-      }
-    ],
-    "name": "runners",
-    "outputs": [
-      {
-        "internalType": "address",
-        "name": "provider",
-        "type": "address"
-      },
-      {
-        "internalType": "uint40",
-        "name": "registeredAt",
-        "type": "uint40"
-      },
-      {
-        "internalType": "uint40",
-        "name": "validUntil",
-        "type": "uint40"
-      },
-      {
-        "internalType": "uint16",
-        "name": "workloadIndex",
-        "type": "uint16"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  }
-] as const
-
-/** The ABI of MeasurementPolicy. */
-export const measurementPolicyAbi = [
-  {
-    "inputs": [
-      {
-        "internalType": "address",
-        "name": "owner",
-        "type": "address"
-      }
-    ],
-    "stateMutability": "nonpayable",
-    "type": "constructor"
-  },
-  {
-    "inputs": [
-      {
-        "internalType": "bytes32",
-        "name": "workload",
-        "type": "bytes32"
-      }
-    ],
-    "name": "NotApproved",
-    "type": "error"
-  },
-  {
-    "inputs": [
-      {
-        "internalType": "address",
-        "name": "owner",
-        "type": "address"
-      }
-    ],
-    "name": "OwnableInvalidOwner",
-    "type": "error"
-  },
-  {
-    "inputs": [
-      {
-        "internalType": "address",
-        "name": "account",
-        "type": "address"
-      }
-    ],
-    "name": "OwnableUnauthorizedAccount",
     "type": "error"
   },
   {
@@ -1584,6 +1482,81 @@ export const measurementPolicyAbi = [
   {
     "anonymous": false,
     "inputs": [
+      {
+        "indexed": true,
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      },
+      {
+        "indexed": true,
+        "internalType": "uint256",
+        "name": "serial",
+        "type": "uint256"
+      }
+    ],
+    "name": "CertificateRevoked",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": true,
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint112",
+        "name": "number",
+        "type": "uint112"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint40",
+        "name": "nextUpdate",
+        "type": "uint40"
+      }
+    ],
+    "name": "CrlPosted",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": true,
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      },
+      {
+        "indexed": false,
+        "internalType": "enum Role",
+        "name": "role",
+        "type": "uint8"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint40",
+        "name": "notAfter",
+        "type": "uint40"
+      }
+    ],
+    "name": "IssuerAdded",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": false,
+        "internalType": "uint16",
+        "name": "policyEpoch",
+        "type": "uint16"
+      },
       {
         "indexed": false,
         "internalType": "uint40",
@@ -1619,11 +1592,79 @@ export const measurementPolicyAbi = [
       {
         "indexed": true,
         "internalType": "bytes32",
-        "name": "pckId",
+        "name": "platform",
+        "type": "bytes32"
+      },
+      {
+        "indexed": true,
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint256",
+        "name": "serial",
+        "type": "uint256"
+      },
+      {
+        "indexed": false,
+        "internalType": "bytes32",
+        "name": "x",
+        "type": "bytes32"
+      },
+      {
+        "indexed": false,
+        "internalType": "bytes32",
+        "name": "y",
+        "type": "bytes32"
+      }
+    ],
+    "name": "PckRegistered",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": true,
+        "internalType": "bytes32",
+        "name": "platform",
         "type": "bytes32"
       }
     ],
     "name": "PlatformDenied",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": false,
+        "internalType": "uint16",
+        "name": "evaluation",
+        "type": "uint16"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint40",
+        "name": "issueDate",
+        "type": "uint40"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint40",
+        "name": "nextUpdate",
+        "type": "uint40"
+      },
+      {
+        "indexed": false,
+        "internalType": "bytes32",
+        "name": "text",
+        "type": "bytes32"
+      }
+    ],
+    "name": "QeIdentityPosted",
     "type": "event"
   },
   {
@@ -1644,6 +1685,293 @@ export const measurementPolicyAbi = [
     ],
     "name": "Revoked",
     "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": true,
+        "internalType": "address",
+        "name": "runner",
+        "type": "address"
+      },
+      {
+        "indexed": true,
+        "internalType": "address",
+        "name": "provider",
+        "type": "address"
+      },
+      {
+        "indexed": true,
+        "internalType": "bytes32",
+        "name": "workload",
+        "type": "bytes32"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint40",
+        "name": "validUntil",
+        "type": "uint40"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint8",
+        "name": "tee",
+        "type": "uint8"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint8",
+        "name": "status",
+        "type": "uint8"
+      },
+      {
+        "indexed": false,
+        "internalType": "bytes32",
+        "name": "evidence",
+        "type": "bytes32"
+      }
+    ],
+    "name": "RunnerRegistered",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": true,
+        "internalType": "bytes8",
+        "name": "platform",
+        "type": "bytes8"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint16",
+        "name": "evaluation",
+        "type": "uint16"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint40",
+        "name": "issueDate",
+        "type": "uint40"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint40",
+        "name": "nextUpdate",
+        "type": "uint40"
+      },
+      {
+        "indexed": false,
+        "internalType": "bytes32",
+        "name": "text",
+        "type": "bytes32"
+      }
+    ],
+    "name": "TcbInfoPosted",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": false,
+        "internalType": "uint8",
+        "name": "statuses",
+        "type": "uint8"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint16",
+        "name": "minEvaluation",
+        "type": "uint16"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint24",
+        "name": "maxCollateralAge",
+        "type": "uint24"
+      },
+      {
+        "indexed": false,
+        "internalType": "bool",
+        "name": "crlRequired",
+        "type": "bool"
+      }
+    ],
+    "name": "TcbRulesSet",
+    "type": "event"
+  },
+  {
+    "inputs": [],
+    "name": "CLOCK_SKEW",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "MAX_TTL",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes",
+        "name": "tbs",
+        "type": "bytes"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "r",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "s",
+        "type": "bytes32"
+      }
+    ],
+    "name": "addIssuer",
+    "outputs": [
+      {
+        "internalType": "bytes32",
+        "name": "id",
+        "type": "bytes32"
+      }
+    ],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "components": [
+          {
+            "internalType": "bytes",
+            "name": "signed",
+            "type": "bytes"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "r",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "s",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "attestationX",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "attestationY",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes",
+            "name": "qeReport",
+            "type": "bytes"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "qeR",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "qeS",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes",
+            "name": "qeAuthData",
+            "type": "bytes"
+          },
+          {
+            "components": [
+              {
+                "internalType": "bytes32",
+                "name": "issuer",
+                "type": "bytes32"
+              },
+              {
+                "internalType": "uint256",
+                "name": "serial",
+                "type": "uint256"
+              },
+              {
+                "internalType": "bytes32",
+                "name": "x",
+                "type": "bytes32"
+              },
+              {
+                "internalType": "bytes32",
+                "name": "y",
+                "type": "bytes32"
+              }
+            ],
+            "internalType": "struct Platforms.PlatformKey",
+            "name": "platform",
+            "type": "tuple"
+          }
+        ],
+        "internalType": "struct Quotes.Quote",
+        "name": "quote",
+        "type": "tuple"
+      }
+    ],
+    "name": "appraise",
+    "outputs": [
+      {
+        "components": [
+          {
+            "internalType": "uint8",
+            "name": "status",
+            "type": "uint8"
+          },
+          {
+            "internalType": "uint8",
+            "name": "moduleStatus",
+            "type": "uint8"
+          },
+          {
+            "internalType": "uint8",
+            "name": "qeStatus",
+            "type": "uint8"
+          },
+          {
+            "internalType": "uint40",
+            "name": "validUntil",
+            "type": "uint40"
+          }
+        ],
+        "internalType": "struct Quotes.Appraisal",
+        "name": "",
+        "type": "tuple"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
   },
   {
     "inputs": [
@@ -1681,11 +2009,18 @@ export const measurementPolicyAbi = [
     "inputs": [
       {
         "internalType": "bytes32",
-        "name": "pckId",
+        "name": "id",
         "type": "bytes32"
       }
     ],
-    "name": "denied",
+    "name": "denyPlatform",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "development",
     "outputs": [
       {
         "internalType": "bool",
@@ -1697,16 +2032,16 @@ export const measurementPolicyAbi = [
     "type": "function"
   },
   {
-    "inputs": [
+    "inputs": [],
+    "name": "escrow",
+    "outputs": [
       {
-        "internalType": "bytes32",
-        "name": "pckId",
-        "type": "bytes32"
+        "internalType": "address",
+        "name": "",
+        "type": "address"
       }
     ],
-    "name": "denyPlatform",
-    "outputs": [],
-    "stateMutability": "nonpayable",
+    "stateMutability": "view",
     "type": "function"
   },
   {
@@ -1729,23 +2064,112 @@ export const measurementPolicyAbi = [
     "type": "function"
   },
   {
-    "inputs": [],
-    "name": "kill",
-    "outputs": [],
-    "stateMutability": "nonpayable",
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "signer",
+        "type": "address"
+      }
+    ],
+    "name": "isActiveNow",
+    "outputs": [
+      {
+        "internalType": "bool",
+        "name": "",
+        "type": "bool"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "x",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "y",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "name",
+        "type": "bytes32"
+      }
+    ],
+    "name": "issuerId",
+    "outputs": [
+      {
+        "internalType": "bytes32",
+        "name": "",
+        "type": "bytes32"
+      }
+    ],
+    "stateMutability": "pure",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      }
+    ],
+    "name": "issuers",
+    "outputs": [
+      {
+        "internalType": "enum Role",
+        "name": "role",
+        "type": "uint8"
+      },
+      {
+        "internalType": "bool",
+        "name": "revoked",
+        "type": "bool"
+      },
+      {
+        "internalType": "uint40",
+        "name": "notAfter",
+        "type": "uint40"
+      },
+      {
+        "internalType": "uint40",
+        "name": "crlThisUpdate",
+        "type": "uint40"
+      },
+      {
+        "internalType": "uint40",
+        "name": "crlNextUpdate",
+        "type": "uint40"
+      },
+      {
+        "internalType": "uint112",
+        "name": "crlNumber",
+        "type": "uint112"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "x",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "y",
+        "type": "bytes32"
+      }
+    ],
+    "stateMutability": "view",
     "type": "function"
   },
   {
     "inputs": [],
-    "name": "killedAt",
-    "outputs": [
-      {
-        "internalType": "uint40",
-        "name": "",
-        "type": "uint40"
-      }
-    ],
-    "stateMutability": "view",
+    "name": "kill",
+    "outputs": [],
+    "stateMutability": "nonpayable",
     "type": "function"
   },
   {
@@ -1759,6 +2183,486 @@ export const measurementPolicyAbi = [
       }
     ],
     "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "components": [
+          {
+            "internalType": "bytes32",
+            "name": "issuer",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "uint256",
+            "name": "serial",
+            "type": "uint256"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "x",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "y",
+            "type": "bytes32"
+          }
+        ],
+        "internalType": "struct Platforms.PlatformKey",
+        "name": "key",
+        "type": "tuple"
+      }
+    ],
+    "name": "platformId",
+    "outputs": [
+      {
+        "internalType": "bytes32",
+        "name": "",
+        "type": "bytes32"
+      }
+    ],
+    "stateMutability": "pure",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "platform",
+        "type": "bytes32"
+      }
+    ],
+    "name": "platforms",
+    "outputs": [
+      {
+        "internalType": "bytes16",
+        "name": "components",
+        "type": "bytes16"
+      },
+      {
+        "internalType": "uint16",
+        "name": "pceSvn",
+        "type": "uint16"
+      },
+      {
+        "internalType": "bytes2",
+        "name": "pceId",
+        "type": "bytes2"
+      },
+      {
+        "internalType": "bytes6",
+        "name": "fmspc",
+        "type": "bytes6"
+      },
+      {
+        "internalType": "uint40",
+        "name": "notAfter",
+        "type": "uint40"
+      },
+      {
+        "internalType": "bool",
+        "name": "denied",
+        "type": "bool"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "policyEpoch",
+    "outputs": [
+      {
+        "internalType": "uint16",
+        "name": "",
+        "type": "uint16"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "id",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes",
+        "name": "tbs",
+        "type": "bytes"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "r",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "s",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "uint256[]",
+        "name": "offsets",
+        "type": "uint256[]"
+      }
+    ],
+    "name": "postCrl",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "signer",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes",
+        "name": "text",
+        "type": "bytes"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "r",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "s",
+        "type": "bytes32"
+      }
+    ],
+    "name": "postQeIdentity",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "signer",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes",
+        "name": "text",
+        "type": "bytes"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "r",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "s",
+        "type": "bytes32"
+      }
+    ],
+    "name": "postTcbInfo",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "signer",
+        "type": "address"
+      },
+      {
+        "internalType": "uint64",
+        "name": "finishedAt",
+        "type": "uint64"
+      }
+    ],
+    "name": "providerAt",
+    "outputs": [
+      {
+        "internalType": "address",
+        "name": "provider",
+        "type": "address"
+      },
+      {
+        "internalType": "bool",
+        "name": "active",
+        "type": "bool"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "qeIdentity",
+    "outputs": [
+      {
+        "internalType": "address",
+        "name": "table",
+        "type": "address"
+      },
+      {
+        "internalType": "uint32",
+        "name": "issueDate",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint32",
+        "name": "nextUpdate",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint16",
+        "name": "evaluation",
+        "type": "uint16"
+      },
+      {
+        "internalType": "uint16",
+        "name": "collateralEpoch",
+        "type": "uint16"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "reader",
+    "outputs": [
+      {
+        "internalType": "contract AttestationReader",
+        "name": "",
+        "type": "address"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "components": [
+          {
+            "internalType": "bytes",
+            "name": "signed",
+            "type": "bytes"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "r",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "s",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "attestationX",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "attestationY",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes",
+            "name": "qeReport",
+            "type": "bytes"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "qeR",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "qeS",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes",
+            "name": "qeAuthData",
+            "type": "bytes"
+          },
+          {
+            "components": [
+              {
+                "internalType": "bytes32",
+                "name": "issuer",
+                "type": "bytes32"
+              },
+              {
+                "internalType": "uint256",
+                "name": "serial",
+                "type": "uint256"
+              },
+              {
+                "internalType": "bytes32",
+                "name": "x",
+                "type": "bytes32"
+              },
+              {
+                "internalType": "bytes32",
+                "name": "y",
+                "type": "bytes32"
+              }
+            ],
+            "internalType": "struct Platforms.PlatformKey",
+            "name": "platform",
+            "type": "tuple"
+          }
+        ],
+        "internalType": "struct Quotes.Quote",
+        "name": "quote",
+        "type": "tuple"
+      },
+      {
+        "components": [
+          {
+            "internalType": "bytes",
+            "name": "statement",
+            "type": "bytes"
+          },
+          {
+            "internalType": "uint64",
+            "name": "nonceBlock",
+            "type": "uint64"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "signerY",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "address",
+            "name": "provider",
+            "type": "address"
+          },
+          {
+            "internalType": "bytes",
+            "name": "signature",
+            "type": "bytes"
+          }
+        ],
+        "internalType": "struct RunnerRegistry.Claim",
+        "name": "claim",
+        "type": "tuple"
+      }
+    ],
+    "name": "register",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes",
+        "name": "tbs",
+        "type": "bytes"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "r",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "s",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      }
+    ],
+    "name": "registerPck",
+    "outputs": [
+      {
+        "internalType": "bytes32",
+        "name": "id",
+        "type": "bytes32"
+      }
+    ],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "signer",
+        "type": "address"
+      },
+      {
+        "components": [
+          {
+            "internalType": "address",
+            "name": "provider",
+            "type": "address"
+          },
+          {
+            "internalType": "uint32",
+            "name": "registeredAt",
+            "type": "uint32"
+          },
+          {
+            "internalType": "uint32",
+            "name": "validUntil",
+            "type": "uint32"
+          },
+          {
+            "internalType": "uint16",
+            "name": "workloadIndex",
+            "type": "uint16"
+          },
+          {
+            "internalType": "uint8",
+            "name": "tee",
+            "type": "uint8"
+          },
+          {
+            "internalType": "uint8",
+            "name": "status",
+            "type": "uint8"
+          }
+        ],
+        "internalType": "struct RunnerRegistry.Runner",
+        "name": "runner",
+        "type": "tuple"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "workload",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "uint16",
+        "name": "epoch",
+        "type": "uint16"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "evidence",
+        "type": "bytes32"
+      }
+    ],
+    "name": "registerVerdict",
+    "outputs": [],
+    "stateMutability": "nonpayable",
     "type": "function"
   },
   {
@@ -1779,6 +2683,813 @@ export const measurementPolicyAbi = [
     "name": "revoke",
     "outputs": [],
     "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "serialKey",
+        "type": "bytes32"
+      }
+    ],
+    "name": "revokedSerials",
+    "outputs": [
+      {
+        "internalType": "bool",
+        "name": "",
+        "type": "bool"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "root",
+    "outputs": [
+      {
+        "internalType": "bytes32",
+        "name": "",
+        "type": "bytes32"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "rules",
+    "outputs": [
+      {
+        "internalType": "uint32",
+        "name": "killedAt",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint32",
+        "name": "killedBlock",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint16",
+        "name": "policyEpoch",
+        "type": "uint16"
+      },
+      {
+        "internalType": "uint16",
+        "name": "collateralEpoch",
+        "type": "uint16"
+      },
+      {
+        "internalType": "uint8",
+        "name": "statuses",
+        "type": "uint8"
+      },
+      {
+        "internalType": "uint16",
+        "name": "minEvaluation",
+        "type": "uint16"
+      },
+      {
+        "internalType": "uint24",
+        "name": "maxCollateralAge",
+        "type": "uint24"
+      },
+      {
+        "internalType": "bool",
+        "name": "crlRequired",
+        "type": "bool"
+      },
+      {
+        "internalType": "uint104",
+        "name": "approvals",
+        "type": "uint104"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "signer",
+        "type": "address"
+      }
+    ],
+    "name": "runners",
+    "outputs": [
+      {
+        "internalType": "address",
+        "name": "provider",
+        "type": "address"
+      },
+      {
+        "internalType": "uint32",
+        "name": "registeredAt",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint32",
+        "name": "validUntil",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint16",
+        "name": "workloadIndex",
+        "type": "uint16"
+      },
+      {
+        "internalType": "uint8",
+        "name": "tee",
+        "type": "uint8"
+      },
+      {
+        "internalType": "uint8",
+        "name": "status",
+        "type": "uint8"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "uint256",
+        "name": "serial",
+        "type": "uint256"
+      }
+    ],
+    "name": "serialKey",
+    "outputs": [
+      {
+        "internalType": "bytes32",
+        "name": "",
+        "type": "bytes32"
+      }
+    ],
+    "stateMutability": "pure",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint8",
+        "name": "statuses",
+        "type": "uint8"
+      },
+      {
+        "internalType": "uint16",
+        "name": "minEvaluation",
+        "type": "uint16"
+      },
+      {
+        "internalType": "uint24",
+        "name": "maxCollateralAge",
+        "type": "uint24"
+      },
+      {
+        "internalType": "bool",
+        "name": "crlRequired",
+        "type": "bool"
+      }
+    ],
+    "name": "setTcbRules",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes8",
+        "name": "platform",
+        "type": "bytes8"
+      }
+    ],
+    "name": "tcbInfos",
+    "outputs": [
+      {
+        "internalType": "address",
+        "name": "table",
+        "type": "address"
+      },
+      {
+        "internalType": "uint32",
+        "name": "issueDate",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint32",
+        "name": "nextUpdate",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint16",
+        "name": "evaluation",
+        "type": "uint16"
+      },
+      {
+        "internalType": "uint16",
+        "name": "collateralEpoch",
+        "type": "uint16"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "newOwner",
+        "type": "address"
+      }
+    ],
+    "name": "transferOwnership",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "verifiers",
+    "outputs": [
+      {
+        "internalType": "address",
+        "name": "",
+        "type": "address"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "MalformedCertificate",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "MalformedCrl",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "MalformedDer",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "MalformedPckExtension",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "offset",
+        "type": "uint256"
+      }
+    ],
+    "name": "NotInCrl",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "TableTooLong",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "UnexpectedText",
+    "type": "error"
+  }
+] as const
+
+/** The ABI of VerifierSet. */
+export const verifierSetAbi = [
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "owner",
+        "type": "address"
+      },
+      {
+        "internalType": "contract RunnerRegistry",
+        "name": "registry_",
+        "type": "address"
+      },
+      {
+        "internalType": "address[]",
+        "name": "verifiers_",
+        "type": "address[]"
+      },
+      {
+        "internalType": "uint256",
+        "name": "threshold_",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "nonpayable",
+    "type": "constructor"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "threshold",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "verifiers",
+        "type": "uint256"
+      }
+    ],
+    "name": "BadThreshold",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "signer",
+        "type": "address"
+      }
+    ],
+    "name": "NotAVerifier",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "NotProposed",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "owner",
+        "type": "address"
+      }
+    ],
+    "name": "OwnableInvalidOwner",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "account",
+        "type": "address"
+      }
+    ],
+    "name": "OwnableUnauthorizedAccount",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "effectiveAt",
+        "type": "uint256"
+      }
+    ],
+    "name": "RotationTooEarly",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "signer",
+        "type": "address"
+      }
+    ],
+    "name": "SignersNotAscending",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "signatures",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "threshold",
+        "type": "uint256"
+      }
+    ],
+    "name": "TooFewSignatures",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint8",
+        "name": "tee",
+        "type": "uint8"
+      }
+    ],
+    "name": "UnknownTee",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "verifier",
+        "type": "address"
+      }
+    ],
+    "name": "VerifiersNotAscending",
+    "type": "error"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": true,
+        "internalType": "address",
+        "name": "previousOwner",
+        "type": "address"
+      },
+      {
+        "indexed": true,
+        "internalType": "address",
+        "name": "newOwner",
+        "type": "address"
+      }
+    ],
+    "name": "OwnershipTransferred",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [],
+    "name": "RotationCancelled",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": false,
+        "internalType": "address[]",
+        "name": "verifiers",
+        "type": "address[]"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint256",
+        "name": "threshold",
+        "type": "uint256"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint256",
+        "name": "effectiveAt",
+        "type": "uint256"
+      }
+    ],
+    "name": "RotationProposed",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": false,
+        "internalType": "address",
+        "name": "verifier",
+        "type": "address"
+      }
+    ],
+    "name": "VerifierRemoved",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": false,
+        "internalType": "address[]",
+        "name": "verifiers",
+        "type": "address[]"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint256",
+        "name": "threshold",
+        "type": "uint256"
+      }
+    ],
+    "name": "VerifiersSet",
+    "type": "event"
+  },
+  {
+    "inputs": [],
+    "name": "ROTATION_DELAY",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "cancel",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "count",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "components": [
+          {
+            "internalType": "bytes32",
+            "name": "evidenceDigest",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "address",
+            "name": "signer",
+            "type": "address"
+          },
+          {
+            "internalType": "address",
+            "name": "provider",
+            "type": "address"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "workload",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "uint8",
+            "name": "tee",
+            "type": "uint8"
+          },
+          {
+            "internalType": "uint8",
+            "name": "tcbTier",
+            "type": "uint8"
+          },
+          {
+            "internalType": "uint64",
+            "name": "validUntil",
+            "type": "uint64"
+          },
+          {
+            "internalType": "uint16",
+            "name": "policyEpoch",
+            "type": "uint16"
+          }
+        ],
+        "internalType": "struct VerifierSet.Verdict",
+        "name": "verdict",
+        "type": "tuple"
+      }
+    ],
+    "name": "digestOf",
+    "outputs": [
+      {
+        "internalType": "bytes32",
+        "name": "",
+        "type": "bytes32"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "verifier",
+        "type": "address"
+      }
+    ],
+    "name": "isVerifier",
+    "outputs": [
+      {
+        "internalType": "bool",
+        "name": "",
+        "type": "bool"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "owner",
+    "outputs": [
+      {
+        "internalType": "address",
+        "name": "",
+        "type": "address"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address[]",
+        "name": "verifiers_",
+        "type": "address[]"
+      },
+      {
+        "internalType": "uint256",
+        "name": "threshold_",
+        "type": "uint256"
+      }
+    ],
+    "name": "propose",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "proposed",
+    "outputs": [
+      {
+        "internalType": "bytes32",
+        "name": "",
+        "type": "bytes32"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "proposedFor",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "components": [
+          {
+            "internalType": "bytes32",
+            "name": "evidenceDigest",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "address",
+            "name": "signer",
+            "type": "address"
+          },
+          {
+            "internalType": "address",
+            "name": "provider",
+            "type": "address"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "workload",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "uint8",
+            "name": "tee",
+            "type": "uint8"
+          },
+          {
+            "internalType": "uint8",
+            "name": "tcbTier",
+            "type": "uint8"
+          },
+          {
+            "internalType": "uint64",
+            "name": "validUntil",
+            "type": "uint64"
+          },
+          {
+            "internalType": "uint16",
+            "name": "policyEpoch",
+            "type": "uint16"
+          }
+        ],
+        "internalType": "struct VerifierSet.Verdict",
+        "name": "verdict",
+        "type": "tuple"
+      },
+      {
+        "internalType": "bytes[]",
+        "name": "signatures",
+        "type": "bytes[]"
+      }
+    ],
+    "name": "register",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "registry",
+    "outputs": [
+      {
+        "internalType": "contract RunnerRegistry",
+        "name": "",
+        "type": "address"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "verifier",
+        "type": "address"
+      }
+    ],
+    "name": "remove",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "renounceOwnership",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address[]",
+        "name": "verifiers_",
+        "type": "address[]"
+      },
+      {
+        "internalType": "uint256",
+        "name": "threshold_",
+        "type": "uint256"
+      }
+    ],
+    "name": "rotate",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "threshold",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
     "type": "function"
   },
   {

@@ -26,7 +26,9 @@ type SolcOutput = {
 /** Compiles the contracts from source, or reads what an unchanged source gave before. Throws with the compiler's words when it refuses. */
 export function buildContracts(cacheDir = join(root, '.assay/contracts')): Record<string, Artifact> {
   const folder = join(root, 'contracts')
-  const names = readdirSync(folder).filter((name) => name.endsWith('.sol'))
+  const names = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter(
+    (name) => name.endsWith('.sol') && !/^(test|out|cache)[/\\]/.test(name),
+  )
   const sources = Object.fromEntries(
     names.map((name) => [`contracts/${name}`, { content: readFileSync(join(folder, name), 'utf8') }]),
   )
@@ -67,18 +69,28 @@ export function buildContracts(cacheDir = join(root, '.assay/contracts')): Recor
   return artifacts
 }
 
+/** Gives the registry's ABI with the errors that reach its callers from the contract it reads certificates with. */
+export function registryAbi(artifacts: Record<string, Artifact>): Abi {
+  const own = artifacts.RunnerRegistry!.abi
+  const named = new Set(own.filter(({ type }) => type === 'error').map((entry) => (entry as { name: string }).name))
+  const passedOn = artifacts.AttestationReader!.abi.filter(
+    (entry) => entry.type === 'error' && !named.has((entry as { name: string }).name),
+  )
+  return [...own, ...passedOn]
+}
+
 /** Writes the ABIs as TypeScript, for typed calls. */
 export function abiSource(artifacts: Record<string, Artifact>): string {
   const names = {
     Escrow: 'escrowAbi',
     RunnerRegistry: 'runnerRegistryAbi',
-    MeasurementPolicy: 'measurementPolicyAbi',
+    VerifierSet: 'verifierSetAbi',
     AttestedInference: 'attestedInferenceAbi',
     TestToken: 'testTokenAbi',
   }
   const parts = Object.entries(names).map(
     ([contract, name]) =>
-      `/** The ABI of ${contract}. */\nexport const ${name} = ${JSON.stringify(artifacts[contract]!.abi, null, 2)} as const\n`,
+      `/** The ABI of ${contract}. */\nexport const ${name} = ${JSON.stringify(contract === 'RunnerRegistry' ? registryAbi(artifacts) : artifacts[contract]!.abi, null, 2)} as const\n`,
   )
   return `// Generated from the contracts by \`node dev/contracts.ts\`; a test keeps it in step.\n\n${parts.join('\n')}`
 }

@@ -1,5 +1,13 @@
-import { type Account, type Address, getContractAddress, type Hex, type PublicClient, type WalletClient } from 'viem'
-import { fromHex, toHex } from '../protocol/bytes.ts'
+import {
+  type Account,
+  type Address,
+  getContractAddress,
+  type Hex,
+  keccak256,
+  type PublicClient,
+  type WalletClient,
+} from 'viem'
+import { toHex } from '../protocol/bytes.ts'
 import { parseCertificate } from '../protocol/evidence/x509.ts'
 import type { Artifact } from './contracts.ts'
 
@@ -7,7 +15,9 @@ import type { Artifact } from './contracts.ts'
 export type Contracts = {
   escrow: Address
   registry: Address
+  /** Where the policy is kept: in the registry itself. */
   policy: Address
+  verifierSet: Address
   attestedInference: Address
   token: Address
 }
@@ -20,9 +30,9 @@ export async function deployContracts({
   treasury,
   feeBps,
   withdrawalDelaySeconds,
-  platformCaDer,
-  qeSigner,
+  rootDer,
   workloads,
+  verifiers = { addresses: [wallet.account.address], threshold: 1 },
 }: {
   artifacts: Record<string, Artifact>
   wallet: WalletClient & { account: Account }
@@ -30,9 +40,11 @@ export async function deployContracts({
   treasury: Address
   feeBps: number
   withdrawalDelaySeconds: number
-  platformCaDer: Uint8Array
-  qeSigner: Hex
+  /** The development root's certificate. */
+  rootDer: Uint8Array
   workloads: readonly Hex[]
+  /** Who judges evidence that the chain cannot; ascending addresses. */
+  verifiers?: { addresses: readonly Address[]; threshold: number }
 }): Promise<Contracts> {
   const { account } = wallet
   let nonce = await publicClient.getTransactionCount({ address: account.address })
@@ -52,26 +64,31 @@ export async function deployContracts({
   }
 
   const token = await deploy('TestToken', [])
-  const policy = await deploy('MeasurementPolicy', [account.address])
-  // Registry and escrow name each other for ever, so the escrow's address is computed before it exists.
-  const escrowAddress = getContractAddress({ from: account.address, nonce: BigInt(nonce + 1) })
-  const key = parseCertificate(platformCaDer).publicKey
+  // Registry, escrow and verifiers name each other for ever, so addresses are computed before they exist.
+  const [escrowAddress, verifierSetAddress] = [1, 2].map((later) =>
+    getContractAddress({ from: account.address, nonce: BigInt(nonce + later) }),
+  ) as [Address, Address]
+  const { publicKey, subject } = parseCertificate(rootDer)
   const registry = await deploy('RunnerRegistry', [
-    policy,
+    account.address,
     escrowAddress,
+    verifierSetAddress,
     true,
-    toHex(key.slice(1, 33)),
-    toHex(key.slice(33)),
-    toHex(fromHex(qeSigner, 32)),
+    toHex(publicKey.slice(1, 33)),
+    toHex(publicKey.slice(33)),
+    keccak256(subject),
   ])
   const escrow = await deploy('Escrow', [token, registry, treasury, feeBps, withdrawalDelaySeconds])
   if (escrow.toLowerCase() !== escrowAddress.toLowerCase())
     throw new Error('The escrow is not where the registry expects it.')
+  const verifierSet = await deploy('VerifierSet', [account.address, registry, verifiers.addresses, verifiers.threshold])
+  if (verifierSet.toLowerCase() !== verifierSetAddress.toLowerCase())
+    throw new Error('The verifiers are not where the registry expects them.')
   const attestedInference = await deploy('AttestedInference', [registry])
   for (const workload of workloads) {
     const hash = await wallet.writeContract({
-      address: policy,
-      abi: artifacts.MeasurementPolicy!.abi,
+      address: registry,
+      abi: artifacts.RunnerRegistry!.abi,
       functionName: 'approve',
       args: [workload],
       account,
@@ -80,5 +97,5 @@ export async function deployContracts({
     })
     await publicClient.waitForTransactionReceipt({ hash })
   }
-  return { escrow, registry, policy, attestedInference, token }
+  return { escrow, registry, policy: registry, verifierSet, attestedInference, token }
 }

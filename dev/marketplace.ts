@@ -7,7 +7,7 @@ import { type Account, createWalletClient, http, maxUint256, type WalletClient }
 import { privateKeyToAccount } from 'viem/accounts'
 import { anvil } from 'viem/chains'
 import { testTokenAbi } from '../contracts/abi.ts'
-import { createDevelopmentTee, developmentPccs, developmentQeSigner } from '../gpu-runner/tee/development.ts'
+import { createDevelopmentTee, developmentPccs } from '../gpu-runner/tee/development.ts'
 import { fromHex, type Hex, toBase64 } from '../protocol/bytes.ts'
 import { parseTdxQuote, tdxWorkload } from '../protocol/evidence/quote.ts'
 import { type Chain, startChain } from './chain.ts'
@@ -96,8 +96,7 @@ async function deployOrFind(
       treasury: privateKeyToAccount(developmentKey('treasury')).address,
       feeBps: localFeeBps,
       withdrawalDelaySeconds: localWithdrawalDelaySeconds,
-      platformCaDer: tee.platformCaDer,
-      qeSigner: `0x${developmentQeSigner}`,
+      rootDer: tee.rootDer,
       workloads: [tdxWorkload(parseTdxQuote(tee.quote(new Uint8Array(64))).body)],
     })
     const buyer = walletOf(developmentKey('buyer'), chain.rpcUrl)

@@ -14,10 +14,9 @@ import {
 import { privateKeyToAccount } from 'viem/accounts'
 import { escrowAbi, runnerRegistryAbi } from '../contracts/abi.ts'
 import { concat, type Hex, toHex } from '../protocol/bytes.ts'
-import { parseTdxQuote } from '../protocol/evidence/quote.ts'
-import { parseCertificate } from '../protocol/evidence/x509.ts'
-import { sha256 } from '../protocol/hash.ts'
+import type { Collateral } from '../protocol/evidence/index.ts'
 import type { JournalChannel, JournalEntry } from './journal.ts'
+import { postWhatIsMissing, quoteForChain } from './registrar.ts'
 import type { ChainReader } from './service.ts'
 
 /** Lists how a claim can end, in the contract's order. */
@@ -59,12 +58,15 @@ export type Claimable = { channel: JournalChannel; entry: JournalEntry }
 export type RunnerChain = ChainReader & {
   provider: Address
   recentBlock(): Promise<{ number: bigint; hash: Hex }>
+  /** Posts what the registry lacks, then registers; `now` in unix seconds. */
   register(registration: {
     quote: Uint8Array
+    collateral: Collateral
     statement: Uint8Array
     nonceBlock: bigint
     signerKey: Uint8Array
     signature: Uint8Array
+    now: number
   }): Promise<Hex>
   /** Claims many channels with one signature over a batch of their latest receipts. */
   settle(claims: Claimable[], signature: Uint8Array): Promise<{ hash: Hex; gasUsed: bigint }>
@@ -163,45 +165,20 @@ export function connectChain({
       const { number, hash } = await publicClient.getBlock({ blockNumber: newest - 1n })
       return { number, hash }
     },
-    async register({ quote, statement, nonceBlock, signerKey, signature }) {
-      const parts = parseTdxQuote(quote)
-      const pck = parseCertificate(parts.chain[0]!)
-      const pckId = toHex(sha256(pck.tbs))
-      const [, , notAfter] = await publicClient.readContract({
-        address: registry,
-        abi: runnerRegistryAbi,
-        functionName: 'pcks',
-        args: [pckId],
-      })
-      const half = (bytes: Uint8Array, index: 0 | 1) => toHex(bytes.subarray(index * 32, index * 32 + 32))
-      if (notAfter === 0n) {
-        const args = [toHex(pck.tbs), half(pck.signature, 0), half(pck.signature, 1)] as const
-        await send(
-          registry,
-          runnerRegistryAbi,
-          encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'registerPck', args }),
-        )
-      }
-      const attestation = {
-        signed: toHex(parts.signed),
-        quoteR: half(parts.signature, 0),
-        quoteS: half(parts.signature, 1),
-        attestationX: half(parts.attestationKey, 0),
-        attestationY: half(parts.attestationKey, 1),
-        qeReport: toHex(parts.qeReport),
-        qeR: half(parts.qeReportSignature, 0),
-        qeS: half(parts.qeReportSignature, 1),
-        qeAuthData: toHex(parts.qeAuthData),
-        pckId,
+    async register({ quote, collateral, statement, nonceBlock, signerKey, signature, now }) {
+      const sendToRegistry = (data: Hex) => send(registry, runnerRegistryAbi, data)
+      await postWhatIsMissing({ publicClient, registry, send: sendToRegistry, quote, collateral, now })
+      const claim = {
         statement: toHex(statement),
         nonceBlock,
-        signerX: half(signerKey.subarray(1), 0),
-        signerY: half(signerKey.subarray(1), 1),
+        signerY: toHex(signerKey.subarray(33, 65)),
         provider: account.address,
         signature: toHex(signature),
       }
-      const data = encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'register', args: [attestation] })
-      const { hash } = await send(registry, runnerRegistryAbi, data)
+      const args = [quoteForChain(quote), claim] as const
+      const { hash } = await sendToRegistry(
+        encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'register', args }),
+      )
       return hash
     },
     async preview(claim, runner) {

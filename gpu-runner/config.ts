@@ -14,6 +14,8 @@ const Config = z.object({
   ASSAY_STATE: z.string().min(1),
   ASSAY_TEE: z.enum(['tdx', 'development']).default('tdx'),
   ASSAY_DEVELOPMENT_SEED: hex(32).optional(),
+  /** Intel's provisioning service or a cache of its shape, for what the chain must know of the platform. */
+  ASSAY_COLLATERAL_URL: z.url().default('https://api.trustedservices.intel.com'),
   ASSAY_MODELS: z
     .string()
     .default('any')

@@ -5,6 +5,7 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { equalBytes, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
+import { fetchCollateral } from '../protocol/evidence/collateral.ts'
 import type { JobAnswer, JobRefusal, JobRequest } from '../protocol/frames.ts'
 import { sha256 } from '../protocol/hash.ts'
 import { generateHpkeKeyPair } from '../protocol/hpke.ts'
@@ -74,7 +75,11 @@ function chooseTee(): Tee {
     seed: fromHex(config.ASSAY_DEVELOPMENT_SEED!, 32),
     now: () => Math.floor(now() / 1000),
   })
-  return { root: 'development', evidence: async (reportData) => ({ format: 'tdx', quote: tee.quote(reportData) }) }
+  return {
+    root: 'development',
+    evidence: async (reportData) => ({ format: 'tdx', quote: tee.quote(reportData) }),
+    collateral: async () => tee.collateral(),
+  }
 }
 
 const service = new JobService({
@@ -103,6 +108,12 @@ async function attest(): Promise<void> {
     signer,
     hpkeKey: hpke.rawPublicKey,
     now,
+    collateralFor: (evidence) =>
+      tee.collateral?.() ??
+      fetchCollateral(evidence, {
+        fetch: (url) => fetch(url, { signal: AbortSignal.timeout(30_000) }),
+        baseUrl: config.ASSAY_COLLATERAL_URL,
+      }),
     postToEdge: async (registration) => {
       await edge('/v1/runners', {
         method: 'POST',

@@ -1,7 +1,7 @@
 import { secp256k1 } from '@noble/curves/secp256k1.js'
 import { concat, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
-import { type Evidence, evidenceToJson } from '../protocol/evidence/index.ts'
+import { type Collateral, type Evidence, evidenceToJson } from '../protocol/evidence/index.ts'
 import { parseTdxQuote, tdxWorkload } from '../protocol/evidence/quote.ts'
 import { encodeStatement, reportDataOf } from '../protocol/evidence/statement.ts'
 import { sha256 } from '../protocol/hash.ts'
@@ -20,7 +20,7 @@ export type EdgeRegistration = {
 /** How long a statement is good for, in seconds: as long as the registry keeps a registration. */
 export const statementSeconds = 86_400
 
-/** Attests and registers: nonce, statement, quote, chain, edge, in this order. `workload` is measured by a first quote, since a guest cannot name it otherwise. Gives the expiry in unix seconds and the workload. */
+/** Attests and registers: nonce, statement, quote, collateral, chain, edge, in this order. `workload` is measured by a first quote, since a guest cannot name it otherwise. Gives the expiry in unix seconds and the workload. */
 export async function registerRunner({
   tee,
   chain,
@@ -29,6 +29,7 @@ export async function registerRunner({
   domain,
   signer,
   hpkeKey,
+  collateralFor,
   postToEdge,
   now,
 }: {
@@ -39,6 +40,8 @@ export async function registerRunner({
   domain: Domain
   signer: Signer
   hpkeKey: Uint8Array
+  /** Gets what the vendor says of the platform, for the chain to verify. */
+  collateralFor: (evidence: Evidence) => Promise<Collateral>
   postToEdge: (registration: EdgeRegistration) => Promise<void>
   now: () => number
 }): Promise<{ validUntil: number; workload: Hex }> {
@@ -64,6 +67,8 @@ export async function registerRunner({
   )
   await chain.register({
     quote: evidence.quote,
+    collateral: await collateralFor(evidence),
+    now: Math.floor(now() / 1000),
     statement: bytes,
     nonceBlock: number,
     signerKey: concat(secp256k1.Point.fromBytes(signer.publicKey).toBytes(false)),

@@ -212,9 +212,10 @@ export function createDevelopmentTee({
   const iso = (seconds: number) => new Date(seconds * 1000).toISOString().replace('.000Z', 'Z')
   const validity = () => {
     const issueDate = today() - (has('stale_tcb') ? 60 * day : 0)
-    return { issueDate: iso(issueDate), nextUpdate: iso(issueDate + 30 * day), tcbEvaluationDataNumber: 18 }
+    return { issueDate: iso(issueDate), nextUpdate: iso(issueDate + 30 * day) }
   }
 
+  // Members stand in the vendor's order: the chain compares the text with the vendor's template.
   const tcbInfo = () => {
     const count = has('tcb_15_components') ? 15 : has('tcb_17_components') ? 17 : 16
     const components = (values: number[]) => Array.from({ length: count }, (_, index) => ({ svn: values[index] ?? 0 }))
@@ -232,6 +233,7 @@ export function createDevelopmentTee({
       fmspc: has('tcb_wrong_fmspc') ? '00A55A700001' : fmspc.toUpperCase(),
       pceId: has('tcb_wrong_pce') ? '0001' : pceId,
       tcbType: 0,
+      tcbEvaluationDataNumber: 18,
       tdxModule: { mrsigner: seamSigner, attributes: '00'.repeat(8), attributesMask: 'FF'.repeat(8) },
       tdxModuleIdentities: [
         {
@@ -254,6 +256,7 @@ export function createDevelopmentTee({
       id: 'TD_QE',
       version: 2,
       ...validity(),
+      tcbEvaluationDataNumber: 18,
       miscselect: '00000000',
       miscselectMask: 'FFFFFFFF',
       attributes: `11${'00'.repeat(15)}`,

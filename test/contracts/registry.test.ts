@@ -1,9 +1,11 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
+import { runnerRegistryAbi } from '../../contracts/abi.ts'
 import { abiSource, buildContracts } from '../../dev/contracts.ts'
-import { toHex } from '../../protocol/bytes.ts'
-import { flip, openContracts, signerOf, type Twist } from './setup.ts'
+import { platformIdOf } from '../../gpu-runner/registrar.ts'
+import { type Hex, toHex } from '../../protocol/bytes.ts'
+import { type Attestation, flip, openContracts, signerOf, type Twist } from './setup.ts'
 
 type Setup = Awaited<ReturnType<typeof openContracts>>
 
@@ -28,7 +30,7 @@ describe('RunnerRegistry', () => {
   const isActive = () =>
     it.publicClient.readContract({
       address: it.contracts.registry,
-      abi: it.artifacts.RunnerRegistry!.abi,
+      abi: runnerRegistryAbi,
       functionName: 'isActiveNow',
       args: [runner.address],
     })
@@ -68,51 +70,69 @@ describe('RunnerRegistry', () => {
     await expect(it.registerPck(['expired_leaf'])).rejects.toThrow('CertificateExpired')
   })
 
+  const quoted =
+    (change: (quote: Attestation['quote']) => Partial<Attestation['quote']>) =>
+    (a: Attestation): Attestation => ({ ...a, quote: { ...a.quote, ...change(a.quote) } })
+  const claimed =
+    (change: (claim: Attestation['claim']) => Partial<Attestation['claim']>) =>
+    (a: Attestation): Attestation => ({ ...a, claim: { ...a.claim, ...change(a.claim) } })
   const twists: [string, Twist, string][] = [
-    ['a bit of the quote', { change: (a) => ({ ...a, signed: flip(a.signed, 300) }) }, 'QuoteNotSigned'],
-    ["a bit of the quote's signature", { change: (a) => ({ ...a, quoteR: flip(a.quoteR, 3) }) }, 'QuoteNotSigned'],
+    ['a bit of the quote', { change: quoted(({ signed }) => ({ signed: flip(signed, 300) })) }, 'QuoteNotSigned'],
+    ["a bit of the quote's signature", { change: quoted(({ r }) => ({ r: flip(r, 3) })) }, 'QuoteNotSigned'],
     [
       "a bit of the enclave's report",
-      { change: (a) => ({ ...a, qeReport: flip(a.qeReport, 70) }) },
+      { change: quoted(({ qeReport }) => ({ qeReport: flip(qeReport, 70) })) },
       'QeReportNotSigned',
     ],
     [
       'another attestation key',
-      { change: (a) => ({ ...a, attestationX: flip(a.attestationX, 3) }) },
+      { change: quoted(({ attestationX }) => ({ attestationX: flip(attestationX, 3) })) },
       'AttestationKeyUnbound',
     ],
     [
       'changed authentication data',
-      { change: (a) => ({ ...a, qeAuthData: flip(a.qeAuthData, 3) }) },
+      { change: quoted(({ qeAuthData }) => ({ qeAuthData: flip(qeAuthData, 3) })) },
       'AttestationKeyUnbound',
     ],
     ['an enclave that vouches for another key', { faults: ['qe_unbound'] }, 'AttestationKeyUnbound'],
-    ['a platform nobody registered', { change: (a) => ({ ...a, pckId: flip(a.pckId, 0) }) }, 'UnknownPlatform'],
+    [
+      'a platform nobody registered',
+      { change: quoted(({ platform }) => ({ platform: { ...platform, x: flip(platform.x, 0) } })) },
+      'UnknownPlatform',
+    ],
     ['debug mode', { faults: ['debug'] }, 'DebugEnabled'],
     ['a migratable domain', { faults: ['migratable'] }, 'AttributesNotAllowed'],
     ['no SEPT_VE_DISABLE', { faults: ['no_sept_ve'] }, 'AttributesNotAllowed'],
     ['a service domain', { faults: ['service_td'], version: 5 }, 'AttributesNotAllowed'],
     [
       'report data that names another signer',
-      { change: (a) => ({ ...a, signerX: flip(a.signerX, 5) }) },
+      { change: claimed(({ signerY }) => ({ signerY: flip(signerY, 5) })) },
       'ReportDataMismatch',
     ],
-    ['a changed statement', { change: (a) => ({ ...a, statement: flip(a.statement, 80) }) }, 'ReportDataMismatch'],
+    [
+      'a changed statement',
+      { change: claimed(({ statement }) => ({ statement: flip(statement, 80) })) },
+      'ReportDataMismatch',
+    ],
     ['a statement for another chain', { statement: { chainId: 1n } }, 'StatementMismatch'],
     ['a statement for another registry', { statement: { registry: toHex(new Uint8Array(20)) } }, 'StatementMismatch'],
     ['a production statement under a development root', { statement: { root: 'vendor' } }, 'ReportDataMismatch'],
     ['an expired statement', { statement: { notAfter: 1n } }, 'StatementExpired'],
     ['a nonce that is no recent block', { statement: { nonce: new Uint8Array(32).fill(1) } }, 'NonceNotRecent'],
-    ['a nonce of a block to come', { change: (a) => ({ ...a, nonceBlock: a.nonceBlock + 1_000n }) }, 'NonceNotRecent'],
+    [
+      'a nonce of a block to come',
+      { change: claimed(({ nonceBlock }) => ({ nonceBlock: nonceBlock + 1_000n })) },
+      'NonceNotRecent',
+    ],
     ['a registration signed by another key', { signWith: signerOf('stranger') }, 'NotSignedByRunner'],
     [
       'a provider the key did not name',
-      { change: (a) => ({ ...a, provider: signerOf('stranger').address }) },
+      { change: claimed(() => ({ provider: signerOf('stranger').address })) },
       'NotSignedByRunner',
     ],
     [
       'a quote cut short',
-      { change: (a) => ({ ...a, signed: a.signed.slice(0, 1_000) as `0x${string}` }) },
+      { change: quoted(({ signed }) => ({ signed: signed.slice(0, 1_000) as Hex })) },
       'QuoteNotSigned',
     ],
   ]
@@ -126,9 +146,9 @@ describe('RunnerRegistry', () => {
   })
 
   test('refusal: a denied platform', async () => {
-    const { pckId } = await it.attestation(runner)
-    await it.policyCall('denyPlatform', [pckId])
-    await expect(it.register(runner)).rejects.toThrow('PlatformDenied')
+    const { quote } = await it.attestation(runner)
+    await it.policyCall('denyPlatform', [platformIdOf(quote.platform)])
+    await expect(it.register(runner)).rejects.toThrow('PlatformIsDenied')
   })
 
   test('refusal: another provider takes over a registered key', async () => {
@@ -157,10 +177,12 @@ describe('a chain that is not local', () => {
         const { abi, bytecode } = artifacts[name]!
         return chain.publicClient.call({ data: encodeDeployData({ abi, bytecode, args }) })
       }
-      await expect(deploy('RunnerRegistry', [address, address, true, zero, zero, zero])).rejects.toThrow()
+      await expect(deploy('RunnerRegistry', [address, address, address, true, zero, zero, zero])).rejects.toThrow()
       await expect(deploy('TestToken', [])).rejects.toThrow()
       // The same call without the development flag deploys, so it is the flag that was refused.
-      await expect(deploy('RunnerRegistry', [address, address, false, zero, zero, zero])).resolves.toBeDefined()
+      await expect(
+        deploy('RunnerRegistry', [address, address, address, false, zero, zero, zero]),
+      ).resolves.toBeDefined()
     } finally {
       await chain.stop()
     }

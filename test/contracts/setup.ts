@@ -1,19 +1,20 @@
 import { secp256k1 } from '@noble/curves/secp256k1.js'
-import type { Account, Address, PublicClient, WalletClient } from 'viem'
+import { type Account, type Address, decodeFunctionData, type PublicClient, type WalletClient } from 'viem'
 import { privateKeyToAccount } from 'viem/accounts'
 import { anvil } from 'viem/chains'
-import { escrowAbi, measurementPolicyAbi, testTokenAbi } from '../../contracts/abi.ts'
+import { escrowAbi, runnerRegistryAbi, testTokenAbi } from '../../contracts/abi.ts'
 import { type Chain, startChain } from '../../dev/chain.ts'
 import { buildContracts } from '../../dev/contracts.ts'
 import { type Contracts, deployContracts } from '../../dev/deploy.ts'
 import { developmentKey } from '../../dev/keys.ts'
 import { walletOf } from '../../dev/marketplace.ts'
-import { createDevelopmentTee, developmentQeSigner, type TeeFault } from '../../gpu-runner/tee/development.ts'
+import { collateralCall, crlCall, issuerCall, pckCall, quoteForChain } from '../../gpu-runner/registrar.ts'
+import { createDevelopmentTee, type TeeFault } from '../../gpu-runner/tee/development.ts'
 import { batchDigest } from '../../protocol/batch.ts'
 import { fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
 import { parseTdxQuote, tdxWorkload } from '../../protocol/evidence/quote.ts'
 import { encodeStatement, reportDataOf, type Statement } from '../../protocol/evidence/statement.ts'
-import { parseCertificate } from '../../protocol/evidence/x509.ts'
+import { parseCertificate, parsePem } from '../../protocol/evidence/x509.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { merkleTree } from '../../protocol/merkle.ts'
 import { type Receipt, receiptLeaf } from '../../protocol/receipt.ts'
@@ -37,24 +38,10 @@ export type Twist = {
   change?: (attestation: Attestation) => Attestation
 }
 
-/** The argument of RunnerRegistry.register. */
+/** The arguments of RunnerRegistry.register. */
 export type Attestation = {
-  signed: Hex
-  quoteR: Hex
-  quoteS: Hex
-  attestationX: Hex
-  attestationY: Hex
-  qeReport: Hex
-  qeR: Hex
-  qeS: Hex
-  qeAuthData: Hex
-  pckId: Hex
-  statement: Hex
-  nonceBlock: bigint
-  signerX: Hex
-  signerY: Hex
-  provider: Address
-  signature: Hex
+  quote: ReturnType<typeof quoteForChain>
+  claim: { statement: Hex; nonceBlock: bigint; signerY: Hex; provider: Address; signature: Hex }
 }
 
 /** Flips the lowest bit of a byte in hexadecimal. */
@@ -81,8 +68,7 @@ export async function openContracts(chainId?: number) {
     treasury: privateKeyToAccount(developmentKey('treasury')).address,
     feeBps: 100,
     withdrawalDelaySeconds: 60,
-    platformCaDer: tee.platformCaDer,
-    qeSigner: `0x${developmentQeSigner}`,
+    rootDer: tee.rootDer,
     workloads: [workload],
   }).catch(async (error: unknown) => {
     await chain.stop()
@@ -100,26 +86,39 @@ export async function openContracts(chainId?: number) {
     const hash = await wallet(party).writeContract({ ...call, account, chain: anvil } as never)
     return publicClient.waitForTransactionReceipt({ hash })
   }
-  const registryAbi = artifacts.RunnerRegistry!.abi
-
-  const registerPck = (faults: TeeFault[] = [], spoil = false) => {
-    const quote = createDevelopmentTee({ seed, now: () => Math.floor(Date.now() / 1000), faults }).quote(
-      new Uint8Array(64),
+  const teeWith = (faults: readonly TeeFault[]) =>
+    createDevelopmentTee({ seed, now: () => Math.floor(Date.now() / 1000), faults })
+  /** Sends an encoded call to the registry; a revert has the contract's own name. */
+  const callRegistry = async (data: Hex, party = 'provider') => {
+    const call = decodeFunctionData({ abi: runnerRegistryAbi, data })
+    return send(party, { address: contracts.registry, abi: runnerRegistryAbi, ...call, args: call.args ?? [] })
+  }
+  /** Posts what registering rests on: intermediates, revocation lists, TCB info, the quoting enclave's identity. */
+  const postCollateral = async (faults: readonly TeeFault[] = []) => {
+    const made = teeWith(faults)
+    const [, platformCa, root] = parseTdxQuote(made.quote(new Uint8Array(64))).chain.map((der) => parseCertificate(der))
+    const collateral = made.collateral()
+    await callRegistry(issuerCall(platformCa!))
+    await callRegistry(issuerCall(parseCertificate(parsePem(collateral.tcbInfoChain)[0]!)))
+    await callRegistry(crlCall(collateral.rootCaCrl, root!, 'all'))
+    await callRegistry(crlCall(collateral.pckCrl, platformCa!, 'all'))
+    await callRegistry(collateralCall('postTcbInfo', collateral))
+    await callRegistry(collateralCall('postQeIdentity', collateral))
+  }
+  /** Posts the collateral, then the platform's certificate. */
+  const registerPck = async (faults: TeeFault[] = [], spoil = false) => {
+    await postCollateral()
+    const [pck, platformCa] = parseTdxQuote(teeWith(faults).quote(new Uint8Array(64))).chain.map((der) =>
+      parseCertificate(der),
     )
-    const pck = parseCertificate(parseTdxQuote(quote).chain[0]!)
-    const tbs = spoil ? flip(toHex(pck.tbs), 200) : toHex(pck.tbs)
-    return send('provider', {
-      address: contracts.registry,
-      abi: registryAbi,
-      functionName: 'registerPck',
-      args: [tbs, toHex(pck.signature.slice(0, 32)), toHex(pck.signature.slice(32))],
-    })
+    const tbs = spoil ? fromHex(flip(toHex(pck!.tbs), 200)) : pck!.tbs
+    return callRegistry(pckCall({ ...pck!, tbs }, platformCa!))
   }
 
   const attestation = async (runner: Signer, twist: Twist = {}): Promise<Attestation> => {
     const newest = await publicClient.getBlock()
     const block = await publicClient.getBlock({ blockNumber: newest.number - 1n })
-    const faulty = createDevelopmentTee({ seed, now: () => Math.floor(Date.now() / 1000), faults: twist.faults ?? [] })
+    const faulty = teeWith(twist.faults ?? [])
     const version = twist.version ?? 4
     const statement: Statement = {
       root: 'development',
@@ -134,41 +133,32 @@ export async function openContracts(chainId?: number) {
       ...twist.statement,
     }
     const bytes = encodeStatement(statement)
-    const parts = parseTdxQuote(faulty.quote(reportDataOf(statement), { version }))
+    const quote = quoteForChain(faulty.quote(reportDataOf(statement), { version }))
     const provider =
       twist.provider ?? (privateKeyToAccount(developmentKey('provider')).address.toLowerCase() as Address)
     const signature = await (twist.signWith ?? runner).sign(
       registrationDigest(domain, { runner: runner.address, provider, statement: toHex(sha256(bytes)) }),
     )
-    const half = (value: Uint8Array, index: number) => toHex(value.slice(index * 32, index * 32 + 32))
-    const key = secp256k1.Point.fromBytes(runner.publicKey).toBytes(false).slice(1)
-    const made: Attestation = {
-      signed: toHex(parts.signed),
-      quoteR: half(parts.signature, 0),
-      quoteS: half(parts.signature, 1),
-      attestationX: half(parts.attestationKey, 0),
-      attestationY: half(parts.attestationKey, 1),
-      qeReport: toHex(parts.qeReport),
-      qeR: half(parts.qeReportSignature, 0),
-      qeS: half(parts.qeReportSignature, 1),
-      qeAuthData: toHex(parts.qeAuthData),
-      pckId: toHex(sha256(parseCertificate(parts.chain[0]!).tbs)),
+    const key = secp256k1.Point.fromBytes(runner.publicKey).toBytes(false)
+    const claim = {
       statement: toHex(bytes),
       nonceBlock: block.number,
-      signerX: half(key, 0),
-      signerY: half(key, 1),
+      signerY: toHex(key.slice(33)),
       provider,
       signature: toHex(signature),
     }
+    const made: Attestation = { quote, claim }
     return twist.change?.(made) ?? made
   }
-  const register = async (runner: Signer, twist: Twist = {}) =>
-    send('provider', {
+  const register = async (runner: Signer, twist: Twist = {}) => {
+    const { quote, claim } = await attestation(runner, twist)
+    return send('provider', {
       address: contracts.registry,
-      abi: registryAbi,
+      abi: runnerRegistryAbi,
       functionName: 'register',
-      args: [await attestation(runner, twist)],
+      args: [quote, claim],
     })
+  }
 
   const fund = async (buyer: string, amount: bigint) => {
     const { address } = wallet(buyer).account
@@ -255,10 +245,10 @@ export async function openContracts(chainId?: number) {
   const read = <T>(functionName: string, args: readonly unknown[]) =>
     publicClient.readContract({ address: contracts.escrow, abi: escrowAbi, functionName, args } as never) as Promise<T>
   const policyCall = (
-    functionName: 'approve' | 'revoke' | 'kill' | 'denyPlatform',
+    functionName: 'approve' | 'revoke' | 'kill' | 'denyPlatform' | 'setTcbRules',
     args: readonly unknown[],
     party = 'deployer',
-  ) => send(party, { address: contracts.policy, abi: measurementPolicyAbi, functionName, args })
+  ) => send(party, { address: contracts.registry, abi: runnerRegistryAbi, functionName, args })
 
   return {
     chain,
@@ -268,6 +258,8 @@ export async function openContracts(chainId?: number) {
     domain,
     wallet,
     send,
+    callRegistry,
+    postCollateral,
     registerPck,
     attestation,
     register,

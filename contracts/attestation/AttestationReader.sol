@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {Certificate, Certificates, Role} from "./Certificates.sol";
+import {Crl, Crls} from "./Crls.sol";
+import {PckExtension, Platform} from "./PckExtension.sol";
+import {TcbText, TcbTexts} from "./TcbTexts.sol";
+
+/// @notice Reads what vendors sign: certificates, revocation lists, TCB texts. Keeps nothing and verifies no signature.
+/// @dev Stands apart because one contract's code may not hold reading and judging both (EIP-170).
+contract AttestationReader {
+    /// @notice Reads a certificate and the role its subject and powers give it.
+    function certificate(bytes calldata tbs) external pure returns (Certificate memory c) {
+        (c,) = Certificates.parse(tbs);
+    }
+
+    /// @notice Reads a PCK certificate and what it says of its platform.
+    function pck(bytes calldata tbs) external pure returns (Certificate memory c, Platform memory platform) {
+        bytes calldata sgx;
+        (c, sgx) = Certificates.parse(tbs);
+        require(c.role == Role.Pck, Certificates.CertificateRole());
+        platform = PckExtension.read(sgx);
+    }
+
+    /// @notice Reads a revocation list, and the serial numbers of the entries that begin at these offsets, ascending.
+    function crl(bytes calldata tbs, uint256[] calldata offsets)
+        external
+        pure
+        returns (Crl memory list, uint256[] memory serials)
+    {
+        bytes calldata entries;
+        (list, entries) = Crls.parse(tbs);
+        serials = new uint256[](offsets.length);
+        for (uint256 i = 0; i < offsets.length; i++) {
+            (serials[i], entries) = Crls.serialAt(tbs, entries, offsets[i]);
+        }
+    }
+
+    /// @notice Reads TCB info into its table (see `TcbTexts`).
+    function tcbInfo(bytes calldata text) external pure returns (TcbText memory, bytes memory) {
+        return TcbTexts.tcbInfo(text);
+    }
+
+    /// @notice Reads an identity of the quoting enclave into its table (see `TcbTexts`).
+    function qeIdentity(bytes calldata text) external pure returns (TcbText memory, bytes memory) {
+        return TcbTexts.qeIdentity(text);
+    }
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {Collateral} from "./Collateral.sol";
+import {P256} from "./P256.sol";
+import {Platform} from "./PckExtension.sol";
+import {Tcb} from "./Tcb.sol";
+
+/// @notice Judges TDX quotes by Intel's algorithm, from what was proven before: the platform's key, its revocation list, TCB info and the
+///         quoting enclave's identity.
+abstract contract Quotes is Collateral {
+    /// @notice Carries a quote cut into its parts, without the certificates that were registered before.
+    struct Quote {
+        bytes signed; // header, descriptor and body: 632 bytes (version 4), 638 or 702 (version 5)
+        bytes32 r;
+        bytes32 s;
+        bytes32 attestationX;
+        bytes32 attestationY;
+        bytes qeReport; // 384 bytes
+        bytes32 qeR;
+        bytes32 qeS;
+        bytes qeAuthData;
+        PlatformKey platform;
+    }
+
+    /// @notice Judges a quote: statuses numbered as in `Tcb`, and the earliest expiry of what it rests on (unix seconds).
+    struct Appraisal {
+        uint8 status;
+        uint8 moduleStatus;
+        uint8 qeStatus;
+        uint40 validUntil;
+    }
+
+    error UnknownPlatform(bytes32 platform);
+    error PlatformIsDenied(bytes32 platform);
+    error MalformedQuote();
+    error UnsupportedQuote();
+    error QeReportNotSigned();
+    error AttestationKeyUnbound();
+    error QuoteNotSigned();
+    error ModuleMismatch();
+    error DebugEnabled();
+    error AttributesNotAllowed(bytes8 attributes);
+
+    /// @notice Appraises a quote against what is posted now. Reverts with the reason where a check fails; says nothing of the status's merit.
+    function appraise(Quote calldata quote) external view returns (Appraisal memory) {
+        return appraise(quote, rules);
+    }
+
+    function appraise(Quote calldata quote, Rules memory inForce) internal view returns (Appraisal memory appraisal) {
+        bytes32 id = platformId(quote.platform);
+        Platform memory platform = platforms[id];
+        require(platform.notAfter != 0, UnknownPlatform(id));
+        require(!platform.denied, PlatformIsDenied(id));
+        require(platform.notAfter >= block.timestamp, CertificateExpired(platform.notAfter));
+        uint256 until = checkIssuer(quote.platform, inForce);
+        if (platform.notAfter < until) until = platform.notAfter;
+
+        checkSignatures(quote);
+        bytes calldata body = bodyOf(quote.signed);
+        checkAttributes(body);
+
+        bytes memory table;
+        uint256 lapse;
+        (table, lapse) = current(qeIdentity, inForce, 0);
+        if (lapse < until) until = lapse;
+        appraisal.qeStatus = uint8(Tcb.qeStatus(table, quote.qeReport));
+        (table, lapse) = tcbOf(platform, inForce);
+        if (lapse < until) until = lapse;
+        appraisal.validUntil = uint40(until);
+        judge(appraisal, table, platform, body);
+    }
+
+    function tcbOf(Platform memory platform, Rules memory inForce) private view returns (bytes memory, uint256) {
+        bytes8 kind = bytes8(platform.fmspc) | bytes8(bytes2(platform.pceId)) >> 48;
+        return current(tcbInfos[kind], inForce, kind);
+    }
+
+    /// @dev Platform, module and quoting enclave converge; a 1.5 body also tells the TCB as it is now, and the worse counts.
+    function judge(Appraisal memory appraisal, bytes memory table, Platform memory platform, bytes calldata body) private pure {
+        bytes16 svn = bytes16(body[0:16]);
+        uint256 module = Tcb.moduleStatus(table, svn);
+        uint256 status = Tcb.platformStatus(table, platform.components, platform.pceSvn, svn);
+        if (body.length == 648) {
+            svn = bytes16(body[584:600]);
+            uint256 now_ = Tcb.platformStatus(table, platform.components, platform.pceSvn, svn);
+            now_ = Tcb.converge(now_, Tcb.moduleStatus(table, svn));
+            if (now_ > status) status = now_;
+        }
+        appraisal.moduleStatus = uint8(module);
+        appraisal.status = uint8(Tcb.converge(Tcb.converge(status, module), appraisal.qeStatus));
+    }
+
+    /// @dev The platform's CA stands, has not revoked it, and its list is recent.
+    function checkIssuer(PlatformKey calldata key, Rules memory inForce) private view returns (uint256 until) {
+        bytes32 id = key.issuer;
+        Issuer storage issuer = usable(id);
+        require(!revokedSerials[serialKey(id, key.serial)], CertificateIsRevoked(id, key.serial));
+        until = issuer.notAfter;
+        uint256 nextUpdate = issuer.crlNextUpdate;
+        if (nextUpdate == 0) {
+            require(!inForce.crlRequired, CrlMissing(id));
+        } else {
+            require(nextUpdate >= block.timestamp, CrlNotCurrent(issuer.crlThisUpdate, nextUpdate));
+            if (nextUpdate < until) until = nextUpdate;
+        }
+    }
+
+    /// @dev PCK key -> quoting enclave's report -> attestation key -> quote.
+    function checkSignatures(Quote calldata quote) private view {
+        bytes calldata report = quote.qeReport;
+        require(report.length == 384, MalformedQuote());
+        require(
+            P256.verify(sha256(report), quote.qeR, quote.qeS, quote.platform.x, quote.platform.y), QeReportNotSigned()
+        );
+        require(
+            bytes32(report[320:352]) == sha256(abi.encodePacked(quote.attestationX, quote.attestationY, quote.qeAuthData))
+                && bytes32(report[352:384]) == 0,
+            AttestationKeyUnbound()
+        );
+        require(
+            P256.verify(sha256(quote.signed), quote.r, quote.s, quote.attestationX, quote.attestationY), QuoteNotSigned()
+        );
+    }
+
+    /// @dev Where the TD report starts: after the header, and in version 5 after the descriptor.
+    function bodyOf(bytes calldata signed) internal pure returns (bytes calldata) {
+        uint256 length = signed.length;
+        require(length == 632 || length == 638 || length == 702, MalformedQuote());
+        require(bytes16(signed[12:28]) == 0x939a7233f79c4ca9940a0db3957f0607, UnsupportedQuote());
+        bytes8 header = bytes8(signed[0:8]);
+        if (length == 632) {
+            require(header == 0x0400020081000000, UnsupportedQuote());
+            return signed[48:];
+        }
+        bytes6 descriptor = length == 638 ? bytes6(0x020048020000) : bytes6(0x030088020000);
+        require(header == 0x0500020081000000 && bytes6(signed[48:54]) == descriptor, UnsupportedQuote());
+        return signed[54:];
+    }
+
+    function checkAttributes(bytes calldata body) private pure {
+        // MRSIGNERSEAM and SEAMATTRIBUTES: the tables hold modules of the vendor's own, unmodified, only.
+        require(bytes32(body[64:96]) == 0 && bytes24(body[96:120]) == 0, ModuleMismatch());
+        bytes8 attributes = bytes8(body[120:128]);
+        require(attributes & 0x0100000000000000 == 0, DebugEnabled());
+        // SEPT_VE_DISABLE must be set; beside it only LASS (bit 27) may be.
+        require(attributes & 0xFFFFFFF7FFFFFFFF == 0x0000001000000000, AttributesNotAllowed(attributes));
+        if (body.length == 648) {
+            require(bytes32(body[600:632]) == 0 && bytes16(body[632:648]) == 0, AttributesNotAllowed(attributes));
+        }
+    }
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {Time} from "./Time.sol";
+
+/// @notice Compares signed JSON in calldata with its template and reads the values between.
+/// @dev Positions are calldata offsets. A reader must end by comparing its position with the text's end: every step moves on by what it
+///      has read, so reaching exactly the end proves that nothing beyond it was read.
+library Text {
+    error UnexpectedText();
+
+    /// @notice Gives the calldata offsets between which a text lies.
+    function bounds(bytes calldata text) internal pure returns (uint256 start, uint256 end) {
+        assembly ("memory-safe") {
+            start := text.offset
+            end := add(start, text.length)
+        }
+    }
+
+    /// @notice Reads the word at a position.
+    function word(uint256 position) internal pure returns (uint256 value) {
+        assembly ("memory-safe") {
+            value := calldataload(position)
+        }
+    }
+
+    /// @notice Tells whether a literal of up to 32 bytes stands here.
+    function has(uint256 position, bytes32 literal, uint256 size) internal pure returns (bool) {
+        unchecked {
+            uint256 shift = 256 - 8 * size;
+            return word(position) >> shift == uint256(literal) >> shift;
+        }
+    }
+
+    /// @notice Moves over a literal of up to 32 bytes.
+    function expect(uint256 position, bytes32 literal, uint256 size) internal pure returns (uint256) {
+        unchecked {
+            require(has(position, literal, size), UnexpectedText());
+            return position + size;
+        }
+    }
+
+    /// @notice Moves over a decimal number without leading zeros, up to 65,535.
+    function number(uint256 position) internal pure returns (uint256 value, uint256 next) {
+        unchecked {
+            uint256 text = word(position);
+            uint256 size;
+            while (size < 6) {
+                uint256 digit = (text >> (248 - 8 * size)) & 0xff;
+                digit -= 48;
+                if (digit > 9) break;
+                value = value * 10 + digit;
+                size++;
+            }
+            require(size > 0 && value <= 0xffff && (size == 1 || text >> 248 != 48), UnexpectedText());
+            next = position + size;
+        }
+    }
+
+    /// @notice Moves over hexadecimal digits, two a byte, of up to 32 bytes, either case.
+    function hexadecimal(uint256 position, uint256 size) internal pure returns (uint256 value, uint256 next) {
+        unchecked {
+            next = position + 2 * size;
+            for (; position < next; position++) {
+                uint256 digit = (word(position) >> 248) - 48;
+                if (digit > 9) {
+                    // Lower case, then counted from 'a'.
+                    digit = ((digit + 48) | 0x20) - 97;
+                    require(digit < 6, UnexpectedText());
+                    digit += 10;
+                }
+                value = (value << 4) | digit;
+            }
+        }
+    }
+
+    /// @notice Moves over a UTC time as `2026-01-31T23:59:59Z`, read as unix seconds.
+    function time(uint256 position) internal pure returns (uint256 unix, uint256 next) {
+        unchecked {
+            uint256 text = word(position);
+            require(
+                text & (0xff << 216 | 0xff << 192 | 0xff << 168 | 0xff << 144 | 0xff << 120 | 0xff << 96)
+                    == (0x2d << 216 | 0x2d << 192 | 0x54 << 168 | 0x3a << 144 | 0x3a << 120 | 0x5a << 96),
+                UnexpectedText()
+            );
+            uint256[5] memory part;
+            for (uint256 i = 0; i < 5; i++) part[i] = digits(text, 5 + 3 * i);
+            uint256 year = digits(text, 0) * 100 + digits(text, 2);
+            require(Time.isMoment(year, part[0], part[1], part[2], part[3], part[4]), UnexpectedText());
+            unix = Time.unixOf(year, part[0], part[1], part[2], part[3], part[4]);
+            next = position + 20;
+        }
+    }
+
+    /// @notice Finds the first of a character from a position on, and refuses where there is none before `end`.
+    function find(uint256 position, uint256 end, uint256 character) internal pure returns (uint256) {
+        unchecked {
+            uint256 low = 0x7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f7f;
+            uint256 pattern = character * 0x0101010101010101010101010101010101010101010101010101010101010101;
+            for (; position < end; position += 32) {
+                uint256 text = word(position) ^ pattern;
+                // The top bit of each byte that is zero, without carries between bytes.
+                uint256 zeros = ~(((text & low) + low) | text | low);
+                if (zeros == 0) continue;
+                assembly ("memory-safe") {
+                    position := add(position, shr(3, clz(zeros)))
+                }
+                break;
+            }
+            require(position < end, UnexpectedText());
+            return position;
+        }
+    }
+
+    function digits(uint256 text, uint256 position) private pure returns (uint256) {
+        unchecked {
+            uint256 tens = ((text >> (248 - 8 * position)) & 0xff) - 48;
+            uint256 ones = ((text >> (240 - 8 * position)) & 0xff) - 48;
+            require(tens < 10 && ones < 10, UnexpectedText());
+            return tens * 10 + ones;
+        }
+    }
+}

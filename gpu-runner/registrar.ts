@@ -1,0 +1,153 @@
+import { type Address, encodeFunctionData, keccak256, type PublicClient } from 'viem'
+import { runnerRegistryAbi } from '../contracts/abi.ts'
+import { concat, fromHex, type Hex, toHex, uint, utf8 } from '../protocol/bytes.ts'
+import { crlEntries } from '../protocol/evidence/crlEntries.ts'
+import type { Collateral } from '../protocol/evidence/index.ts'
+import { readPckExtension } from '../protocol/evidence/pck.ts'
+import { parseTdxQuote } from '../protocol/evidence/quote.ts'
+import { type Certificate, parseCertificate, parseCrl, parsePem } from '../protocol/evidence/x509.ts'
+
+/** Collateral is posted anew when what the chain holds lapses within this many seconds. */
+const renewBeforeSeconds = 2 * 86_400
+
+/** Sends a call to the registry and waits until it is mined; rejects with the contract's reason when it would revert. */
+export type Send = (data: Hex) => Promise<{ hash: Hex; gasUsed: bigint }>
+
+const half = (bytes: Uint8Array, index: 0 | 1): Hex => toHex(bytes.subarray(index * 32, index * 32 + 32))
+
+/** Names an issuer as the registry does: by its key and the Keccak-256 of its name. */
+export function issuerIdOf(certificate: Certificate): Hex {
+  const { publicKey, subject } = certificate
+  return keccak256(concat(publicKey.subarray(1), fromHex(keccak256(subject), 32)))
+}
+
+/** Holds what names a platform's certificate on chain. */
+export type PlatformKey = { issuer: Hex; serial: bigint; x: Hex; y: Hex }
+
+/** Names a platform's certificate by its issuer, serial number and key. */
+export function platformKeyOf(pck: Certificate, issuer: Certificate): PlatformKey {
+  const key = pck.publicKey.subarray(1)
+  return { issuer: issuerIdOf(issuer), serial: BigInt(pck.serial), x: half(key, 0), y: half(key, 1) }
+}
+
+/** Computes a platform's id in the registry. */
+export function platformIdOf({ issuer, serial, x, y }: PlatformKey): Hex {
+  return keccak256(concat(fromHex(issuer, 32), uint(serial, 32), fromHex(x, 32), fromHex(y, 32)))
+}
+
+/** Cuts a quote into the parts the registry takes. Throws EncodingError on a malformed quote. */
+export function quoteForChain(quote: Uint8Array) {
+  const parts = parseTdxQuote(quote)
+  const [pck, issuer] = parts.chain.map((der) => parseCertificate(der)) as [Certificate, Certificate]
+  return {
+    signed: toHex(parts.signed),
+    r: half(parts.signature, 0),
+    s: half(parts.signature, 1),
+    attestationX: half(parts.attestationKey, 0),
+    attestationY: half(parts.attestationKey, 1),
+    qeReport: toHex(parts.qeReport),
+    qeR: half(parts.qeReportSignature, 0),
+    qeS: half(parts.qeReportSignature, 1),
+    qeAuthData: toHex(parts.qeAuthData),
+    platform: platformKeyOf(pck, issuer),
+  }
+}
+
+/** Encodes the posting of TCB info or of the quoting enclave's identity. */
+export function collateralCall(functionName: 'postTcbInfo' | 'postQeIdentity', collateral: Collateral): Hex {
+  const [text, signature, chain] =
+    functionName === 'postTcbInfo'
+      ? [collateral.tcbInfo, collateral.tcbInfoSignature, collateral.tcbInfoChain]
+      : [collateral.qeIdentity, collateral.qeIdentitySignature, collateral.qeIdentityChain]
+  const bytes = fromHex(signature, 64)
+  const signer = issuerIdOf(parseCertificate(parsePem(chain)[0]!))
+  const args = [signer, toHex(utf8(text)), half(bytes, 0), half(bytes, 1)] as const
+  return encodeFunctionData({ abi: runnerRegistryAbi, functionName, args })
+}
+
+/** Encodes the addition of an intermediate that the root has signed. */
+export function issuerCall({ tbs, signature }: Certificate): Hex {
+  const args = [toHex(tbs), half(signature, 0), half(signature, 1)] as const
+  return encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'addIssuer', args })
+}
+
+/** Encodes the registration of a platform's PCK certificate. */
+export function pckCall({ tbs, signature }: Certificate, issuer: Certificate): Hex {
+  const args = [toHex(tbs), half(signature, 0), half(signature, 1), issuerIdOf(issuer)] as const
+  return encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'registerPck', args })
+}
+
+/** Encodes the posting of a revocation list that marks the entries of `serials` which stand on it. */
+export function crlCall(crl: Uint8Array, issuer: Certificate, serials: 'all' | ReadonlySet<bigint>): Hex {
+  const { tbs, signature } = parseCrl(crl)
+  const offsets = crlEntries(crl)
+    .filter(({ serial }) => serials === 'all' || serials.has(serial))
+    .map(({ offset }) => BigInt(offset))
+  const args = [issuerIdOf(issuer), toHex(tbs), half(signature, 0), half(signature, 1), offsets] as const
+  return encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'postCrl', args })
+}
+
+/** Posts what the registry lacks before a quote can register: intermediates, revocation lists, the platform's certificate, TCB info, the quoting enclave's identity. Anyone may post any of it, so what another has posted is not posted again. `now` in unix seconds. Throws EncodingError on malformed evidence or collateral. */
+export async function postWhatIsMissing({
+  publicClient,
+  registry,
+  send,
+  quote,
+  collateral,
+  now,
+}: {
+  publicClient: PublicClient
+  registry: Address
+  send: Send
+  quote: Uint8Array
+  collateral: Collateral
+  now: number
+}): Promise<void> {
+  const at = { address: registry, abi: runnerRegistryAbi } as const
+  const [pck, platformCa, root] = parseTdxQuote(quote).chain.map((der) => parseCertificate(der)) as [
+    Certificate,
+    Certificate,
+    Certificate,
+  ]
+  const lapses = (until: number) => until < now + renewBeforeSeconds
+
+  const signers = [collateral.tcbInfoChain, collateral.qeIdentityChain].map((pem) =>
+    parseCertificate(parsePem(pem)[0]!),
+  )
+  for (const certificate of [platformCa, ...signers]) {
+    const [role] = await publicClient.readContract({ ...at, functionName: 'issuers', args: [issuerIdOf(certificate)] })
+    if (role === 0) await send(issuerCall(certificate))
+  }
+
+  const key = platformKeyOf(pck, platformCa)
+  const lists = [
+    { der: collateral.rootCaCrl, issuer: root, serials: 'all' },
+    { der: collateral.pckCrl, issuer: platformCa, serials: new Set([key.serial]) },
+  ] as const
+  for (const { der, issuer, serials } of lists) {
+    const id = issuerIdOf(issuer)
+    const [, , , thisUpdate, nextUpdate] = await publicClient.readContract({
+      ...at,
+      functionName: 'issuers',
+      args: [id],
+    })
+    if (lapses(nextUpdate) && parseCrl(der).thisUpdate > thisUpdate) await send(crlCall(der, issuer, serials))
+  }
+
+  const [, , , , notAfter] = await publicClient.readContract({
+    ...at,
+    functionName: 'platforms',
+    args: [platformIdOf(key)],
+  })
+  if (notAfter === 0) await send(pckCall(pck, platformCa))
+
+  const { fmspc, pceId } = readPckExtension(pck)
+  const rules = await publicClient.readContract({ ...at, functionName: 'rules' })
+  const [, , , collateralEpoch, , , maxAge] = rules
+  const stale = ([, issueDate, nextUpdate, , epoch]: readonly [Hex, number, number, number, number]) =>
+    lapses(Math.min(nextUpdate, issueDate + maxAge)) || epoch !== collateralEpoch
+  const tcb = await publicClient.readContract({ ...at, functionName: 'tcbInfos', args: [`0x${fmspc}${pceId}`] })
+  if (stale(tcb)) await send(collateralCall('postTcbInfo', collateral))
+  const qe = await publicClient.readContract({ ...at, functionName: 'qeIdentity' })
+  if (stale(qe)) await send(collateralCall('postQeIdentity', collateral))
+}

@@ -258,7 +258,7 @@ export class AsyncJobs {
     const { store, now, changed } = this.#deps
     const row = store.find(id)
     if (!row || isFinal(row.state)) return
-    if ((passing as ReadonlySet<string>).has(code) && row.deadline > now() + retryMs) {
+    if ((passing as ReadonlySet<string>).has(code)) {
       // A job the runner may have had stays `running`: another cannot be promised that it was never taken.
       store.move(id, row.state, now() + retryMs)
       changed()

@@ -31,10 +31,13 @@ export async function startChain({
   stateDir,
   port,
   chainId = anvil.id,
+  genesisTime,
 }: {
   stateDir?: string
   port?: number
   chainId?: number
+  /** Time of the first block, in unix seconds; the chain's clock runs on from there. */
+  genesisTime?: number
 } = {}): Promise<Chain> {
   const chosen = port ?? (await freePort())
   const args = [
@@ -50,6 +53,7 @@ export async function startChain({
     '--chain-id',
     String(chainId),
   ]
+  if (genesisTime !== undefined) args.push('--timestamp', String(genesisTime))
   if (stateDir) {
     await mkdir(stateDir, { recursive: true })
     // Written every second as well as on exit, so that a killed chain loses at most a second.

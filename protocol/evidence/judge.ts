@@ -58,13 +58,13 @@ export function checkWorkload(found: Found, workload: Hex, { policy, trace }: Ev
   })
 }
 
-/** Runs a verification and words its end as a verdict. Only a refusal refutes with its own reason; anything else thrown is a defect of the verifier, and a defect must never verify. */
+/** Runs a verification and words its end as a verdict; one that ends `unknown` has left something open that it may not pass. Only a refusal refutes with its own reason; anything else thrown is a defect of the verifier, and a defect must never verify. */
 export async function judge<C>(
   tee: Verdict['tee'],
   malformed: EvidenceRefusalReason,
   { roots }: EvidenceContext,
   collateral: C | null,
-  verify: (collateral: C, found: Found) => Promise<void>,
+  verify: (collateral: C, found: Found) => Promise<'unknown' | undefined>,
 ): Promise<Verdict> {
   const found = foundNothing()
   const base = { tee, root: roots.kind }
@@ -78,8 +78,8 @@ export async function judge<C>(
     return { ...base, ...found, verdict: 'unknown', refusals: [] }
   }
   try {
-    await verify(collateral, found)
-    return { ...base, ...found, verdict: 'verified', refusals: [] }
+    const open = await verify(collateral, found)
+    return { ...base, ...found, verdict: open ?? 'verified', refusals: [] }
   } catch (error) {
     const refusal: Refusal =
       error instanceof Refused ? error.refusal : { reason: malformed, detail: 'The evidence could not be read.' }

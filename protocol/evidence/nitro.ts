@@ -161,7 +161,7 @@ function checkPcrs({ pcrs }: NitroDocument, { policy }: EvidenceContext): void {
   require(allowed.some(equal), 'measurement_not_allowed', "The enclave's PCRs equal no set on the policy's list.")
 }
 
-async function verify(bytes: Uint8Array, context: EvidenceContext, found: Found): Promise<void> {
+async function verify(bytes: Uint8Array, context: EvidenceContext, found: Found): Promise<undefined> {
   const { now, policy, trace } = context
   const document = await step(
     trace,

@@ -26,6 +26,16 @@ export type NitroPolicy = {
   maxAgeSeconds: number
 }
 
+/** Says what a GPU must show. */
+export type GpuPolicy = {
+  /** Accepts certificates that OCSP says are on hold. */
+  acceptHold: boolean
+  /** Accepts reference measurements whose signing certificate has expired since. */
+  acceptExpiredRim: boolean
+  /** Requires the GPU to report the firmware identity its certificate names; drivers before 550 do not report it. */
+  requireFirmwareIdentity: boolean
+}
+
 /** Says what evidence must show to be verified; explicit and versioned, because two verifiers agree only under the same policy. */
 export type Policy = {
   version: string
@@ -49,6 +59,7 @@ export type Policy = {
   requireRevocation: boolean
   snp: SnpPolicy
   nitro: NitroPolicy
+  gpu: GpuPolicy
 }
 
 /** Accepts up-to-date platforms with collateral at most 14 days old: Intel re-signs daily, and once left a gap of 7.4 days. */
@@ -73,6 +84,7 @@ export const defaultPolicy: Policy = {
     maxVmpl: 0,
   },
   nitro: { pcrs: 'any', maxAgeSeconds: 300 },
+  gpu: { acceptHold: false, acceptExpiredRim: false, requireFirmwareIdentity: true },
 }
 
 /** Judges evidence as its vendor's own verifier does, within the dates the vendor set: for looking at evidence, kept or foreign, where no registration hangs on it. */
@@ -90,4 +102,5 @@ export const evidencePolicy: Policy = {
     maxVmpl: 3,
   },
   nitro: { pcrs: 'any', maxAgeSeconds: 3 * 3_600 },
+  gpu: { acceptHold: false, acceptExpiredRim: false, requireFirmwareIdentity: false },
 }

@@ -10,7 +10,7 @@ export type Roots = {
   readonly amd?: Readonly<Partial<Record<AmdProduct, Hex>>>
   readonly aws?: Hex
   readonly nvidia?: Hex
-  /** Keys (compressed P-256) of those who verify NVIDIA's reference measurements and sign tables of them. */
+  /** Keys (uncompressed P-256) of those who verify NVIDIA's reference measurements and sign tables of them. */
   readonly rimSigners?: readonly Hex[]
 }
 
@@ -37,4 +37,6 @@ export const vendorRoots: Roots = {
   },
   // AWS Nitro Enclaves root, valid to 2049-10-28.
   aws: '0x641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b',
+  // NVIDIA Device Identity CA.
+  nvidia: '0x102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48',
 }

@@ -192,7 +192,7 @@ async function verify(
   collateral: SnpCollateral,
   context: EvidenceContext,
   found: Found,
-): Promise<void> {
+): Promise<undefined> {
   const { policy, trace } = context
   const report = await step(
     trace,

@@ -257,7 +257,7 @@ async function verify(
   collateral: TdxCollateral,
   context: EvidenceContext & { cache: EvidenceCache },
   found: Found,
-): Promise<void> {
+): Promise<undefined> {
   const { now, policy, roots, cache, trace } = context
   const quote = await step(
     trace,

@@ -20,6 +20,7 @@ const Variables = z.object({
   TOKEN: address,
   FEE_BPS: z.coerce.number().int().min(0).max(10_000),
   COLLATERAL_URL: z.url(),
+  AMD_COLLATERAL_URL: z.url().default('https://kdsintf.amd.com'),
   /** Base64 DER of a development root; good on a local chain only. */
   DEVELOPMENT_ROOT: z.string().optional(),
   /** `yes` lets webhooks go to this machine over http; for development. */

@@ -5,7 +5,7 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { equalBytes, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
-import { fetchCollateral } from '../protocol/evidence/collateral.ts'
+import { fetchTdxCollateral } from '../protocol/evidence/collateral.ts'
 import type { JobAnswer, JobRefusal, JobRequest } from '../protocol/frames.ts'
 import { sha256 } from '../protocol/hash.ts'
 import { generateHpkeKeyPair } from '../protocol/hpke.ts'
@@ -110,9 +110,9 @@ async function attest(): Promise<void> {
     now,
     collateralFor: (evidence) =>
       tee.collateral?.() ??
-      fetchCollateral(evidence, {
+      fetchTdxCollateral(evidence.quote, {
         fetch: (url) => fetch(url, { signal: AbortSignal.timeout(30_000) }),
-        baseUrl: config.ASSAY_COLLATERAL_URL,
+        intelUrl: config.ASSAY_COLLATERAL_URL,
       }),
     postToEdge: async (registration) => {
       await edge('/v1/runners', {

@@ -1,7 +1,7 @@
 import { secp256k1 } from '@noble/curves/secp256k1.js'
 import { concat, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
-import { type Collateral, type Evidence, evidenceToJson } from '../protocol/evidence/index.ts'
+import { type CollateralOf, type EvidenceOf, evidenceToJson } from '../protocol/evidence/index.ts'
 import { parseTdxQuote, tdxWorkload } from '../protocol/evidence/quote.ts'
 import { encodeStatement, reportDataOf } from '../protocol/evidence/statement.ts'
 import { sha256 } from '../protocol/hash.ts'
@@ -41,11 +41,11 @@ export async function registerRunner({
   signer: Signer
   hpkeKey: Uint8Array
   /** Gets what the vendor says of the platform, for the chain to verify. */
-  collateralFor: (evidence: Evidence) => Promise<Collateral>
+  collateralFor: (evidence: EvidenceOf<'tdx'>) => Promise<CollateralOf<'tdx'>>
   postToEdge: (registration: EdgeRegistration) => Promise<void>
   now: () => number
 }): Promise<{ validUntil: number; workload: Hex }> {
-  const measured: Evidence = await tee.evidence(new Uint8Array(64))
+  const measured = await tee.evidence(new Uint8Array(64))
   const workload = tdxWorkload(parseTdxQuote(measured.quote).body)
   const { number, hash } = await chain.recentBlock()
   const validUntil = Math.floor(now() / 1000) + statementSeconds

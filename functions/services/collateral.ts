@@ -26,8 +26,8 @@ import { collaterals, runners } from '../store/schema.ts'
 /** Collateral older than this is fetched again, so that a revocation is seen within hours though lists stand for weeks. */
 const refreshSeconds = 6 * 3_600
 
-/** Holds collateral as the edge keeps it: `digest` changes when anything in it does. */
-export type KeptCollateral = { platform: string; digest: string; collateral: Collateral }
+/** Holds collateral as the edge keeps it: `digest` changes when anything in it does. Evidence that brings its own chain has none, and no platform. */
+export type KeptCollateral = { platform: string; digest: string; collateral: Collateral | null }
 
 // Signatures over collateral are checked once per isolate and not once per registration.
 const cache = createEvidenceCache()
@@ -38,7 +38,7 @@ const digestOf = (collateral: Collateral) => toHex(sha256(utf8(canonicalJson(col
 export async function judgeEvidence(
   { roots, policy, now }: Pick<Context, 'roots' | 'policy' | 'now'>,
   evidence: Evidence,
-  collateral: Collateral,
+  collateral: Collateral | null,
 ): Promise<Verdict> {
   let verdict: Verdict | undefined
   for (const each of roots) {
@@ -53,20 +53,37 @@ export async function judgeEvidence(
   return verdict!
 }
 
-async function checkUnderRoots({ roots, policy, now }: Context, collateral: Collateral) {
+/** How long a chip's certificates and revocation list serve before they are due again; AMD's list names no such time. */
+const snpLifetimeSeconds = 7 * 86_400
+
+const doesNotVerify = (detail: string) =>
+  new CollateralUnavailableError(`The collateral service sent what does not verify: ${detail}`)
+
+/** Checks collateral before it is kept. Gives when it was issued and runs out; throws CollateralUnavailableError where it does not verify. */
+async function checkBeforeKeeping(context: Context, evidence: Evidence, collateral: Collateral) {
+  const now = Math.floor(context.now() / 1000)
+  if (collateral.format !== 'tdx') {
+    const { refusals } = await judgeEvidence(context, evidence, collateral)
+    // What is wrong with the machine itself is said when it is judged; what is wrong with its certificates is not kept.
+    const bad = refusals.find(({ reason }) => /^(certificate|crl|untrusted|platform_mismatch)/.test(reason))
+    if (bad) throw doesNotVerify(bad.detail)
+    return { issuedAt: now, expiresAt: now + snpLifetimeSeconds }
+  }
   let refusal = 'no roots are configured'
-  for (const each of roots) {
-    const checked = await checkCollateral(collateral, { now: Math.floor(now() / 1000), roots: each, policy, cache })
+  for (const roots of context.roots) {
+    const checked = await checkCollateral(collateral, { now, roots, policy: context.policy, cache })
     if (checked.ok) return checked
     refusal = checked.refusal.detail
+    if (checked.refusal.reason !== 'untrusted_root') break
   }
-  throw new CollateralUnavailableError(`The collateral service sent what does not verify: ${refusal}`)
+  throw doesNotVerify(refusal)
 }
 
 /** Gives the collateral of a machine's platform: kept for hours, fetched again after, and verified before it is kept. An older answer that still verifies never replaces a newer one. Throws CollateralUnavailableError, EncodingError or UnsupportedQuoteError. */
 export async function collateralFor(context: Context, evidence: Evidence): Promise<KeptCollateral> {
   const { database, settings, now, log } = context
   const platform = platformOf(evidence)
+  if (platform === null) return { platform: '', digest: '', collateral: null }
   const [kept] = await query(() => database.select().from(collaterals).where(eq(collaterals.platform, platform)))
   const fetchedAt = Math.floor(now() / 1000)
   const use = (row: NonNullable<typeof kept>): KeptCollateral => ({
@@ -77,8 +94,9 @@ export async function collateralFor(context: Context, evidence: Evidence): Promi
   const stands = kept !== undefined && kept.expiresAt > fetchedAt
   if (stands && fetchedAt - kept.fetchedAt < refreshSeconds) return use(kept)
   try {
-    const collateral = await fetchCollateral(evidence, { fetch: context.fetch, baseUrl: settings.COLLATERAL_URL })
-    const { issuedAt, expiresAt } = await checkUnderRoots(context, collateral)
+    const source = { fetch: context.fetch, intelUrl: settings.COLLATERAL_URL, amdUrl: settings.AMD_COLLATERAL_URL }
+    const collateral = (await fetchCollateral(evidence, source))!
+    const { issuedAt, expiresAt } = await checkBeforeKeeping(context, evidence, collateral)
     const older = stands && issuedAt < kept.issuedAt
     if (older) log('collateral_rolled_back', { platform })
     const row = older
@@ -134,7 +152,7 @@ async function reevaluatePlatform(context: Context, kept: KeptCollateral, pageSi
           .set({
             verdict,
             validUntil,
-            collateral: collateralToJson(kept.collateral),
+            collateral: collateralToJson(kept.collateral!),
             collateralDigest: kept.digest,
             verifiedAt: seconds,
           })

@@ -78,7 +78,7 @@ export async function registerRunner(
     hpkeKey: toHex(checked.statement.hpkeKey),
     statement: body.statement.toLowerCase(),
     evidence: evidenceJson,
-    collateral: collateralToJson(kept.collateral),
+    collateral: kept.collateral ? collateralToJson(kept.collateral) : {},
     platform: kept.platform,
     collateralDigest: kept.digest,
     registration: { provider, signature: body.registration.signature },

@@ -1,6 +1,6 @@
 import { p256 } from '@noble/curves/nist.js'
 import { concat, toBase64, toHex, uint, utf8 } from '../../protocol/bytes.ts'
-import type { Collateral } from '../../protocol/evidence/index.ts'
+import type { CollateralOf } from '../../protocol/evidence/index.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { bits, element, integer, name, octets, oid, sequence, time, yes } from './asn1.ts'
 
@@ -73,7 +73,7 @@ export type DevelopmentTee = {
   /** Makes a quote with these 64 bytes of report data. */
   quote(reportData: Uint8Array, options?: { version?: 4 | 5 }): Uint8Array<ArrayBuffer>
   /** Makes the collateral as of now. */
-  collateral(): Collateral
+  collateral(): CollateralOf<'tdx'>
 }
 
 /** Makes a development TEE. Deterministic in the seed (32 bytes), the clock (`now`, unix seconds, at each call) and the faults. */

@@ -1,79 +1,64 @@
-import { EncodingError, fromBase64, toBase64 } from '../bytes.ts'
+import { type GpuCollateral, type GpuEvidence, verifyGpu } from './gpu.ts'
 import type { EvidenceContext } from './judge.ts'
+import { verifyNitro } from './nitro.ts'
+import { type SnpCollateral, verifySnp } from './snp.ts'
 import { type TdxCollateral, verifyTdx } from './tdx.ts'
 import type { Verdict } from './verdict.ts'
 
 export { createEvidenceCache, type EvidenceCache } from './cache.ts'
 export type { Check, Trace } from './checks.ts'
+export {
+  type CollateralJson,
+  collateralFromJson,
+  collateralToJson,
+  type EvidenceJson,
+  evidenceFromJson,
+  evidenceToJson,
+} from './forms.ts'
+export type { GpuCollateral, GpuEvidence } from './gpu.ts'
+export type { EvidenceContext } from './judge.ts'
 export { defaultPolicy, evidencePolicy, type Policy } from './policy.ts'
 export { type Roots, vendorRoots } from './roots.ts'
+export type { SnpCollateral } from './snp.ts'
 export type { TdxCollateral } from './tdx.ts'
 export type { Claim, Refusal, TcbStatus, Verdict } from './verdict.ts'
 
-/** Holds what a TEE says of itself. */
-export type Evidence = { format: 'tdx'; quote: Uint8Array }
+/** Holds what a machine says of itself, in its vendor's form. An SNP report may bring the certificate of the key that signed it where a cloud loaded that key (VLEK); it is checked like any other. */
+export type Evidence =
+  | { format: 'tdx'; quote: Uint8Array }
+  | { format: 'snp'; report: Uint8Array; vlek?: Uint8Array }
+  | { format: 'nitro'; document: Uint8Array }
+  | ({ format: 'gpu' } & GpuEvidence)
 
-/** Holds what the vendor says of the platform. */
-export type Collateral = { format: 'tdx' } & TdxCollateral
+/** Holds what the vendor says of the platform. A Nitro document brings its own chain and takes none. */
+export type Collateral =
+  | ({ format: 'tdx' } & TdxCollateral)
+  | ({ format: 'snp' } & SnpCollateral)
+  | ({ format: 'gpu' } & GpuCollateral)
 
-/** Judges evidence against collateral under a policy and a set of roots. Gives a verdict for any bytes and never throws on bad evidence; `now` in unix seconds. */
+/** Picks one format's evidence. */
+export type EvidenceOf<F extends Evidence['format']> = Extract<Evidence, { format: F }>
+
+/** Picks one format's collateral. */
+export type CollateralOf<F extends Collateral['format']> = Extract<Collateral, { format: F }>
+
+const collateralOf = <F extends Collateral['format']>(collateral: Collateral | null, format: F) =>
+  collateral?.format === format ? (collateral as CollateralOf<F>) : null
+
+/** Judges evidence against collateral under a policy and a set of roots. Gives a verdict for any bytes and never throws on bad evidence; collateral of another format counts as none. */
 export async function verifyEvidence(
   evidence: Evidence,
   collateral: Collateral | null,
-  context: EvidenceContext,
+  context: EvidenceContext & { nonce?: Uint8Array },
 ): Promise<Verdict> {
-  return verifyTdx(evidence.quote, collateral, context)
-}
-
-/** Shows evidence as JSON, bytes in base64. */
-export type EvidenceJson = { format: 'tdx'; quote: string }
-
-/** Shows collateral as JSON, CRLs in base64. */
-export type CollateralJson = { format: 'tdx' } & Omit<TdxCollateral, 'pckCrl' | 'rootCaCrl'> & {
-    pckCrl: string
-    rootCaCrl: string
+  switch (evidence.format) {
+    case 'tdx':
+      return verifyTdx(evidence.quote, collateralOf(collateral, 'tdx'), context)
+    case 'snp':
+      return verifySnp(evidence.report, collateralOf(collateral, 'snp'), context)
+    case 'nitro':
+      return verifyNitro(evidence.document, context)
+    case 'gpu':
+      return verifyGpu(evidence, collateralOf(collateral, 'gpu'), { ...context, nonce: context.nonce ?? null })
   }
-
-/** Turns evidence into JSON. */
-export function evidenceToJson({ format, quote }: Evidence): EvidenceJson {
-  return { format, quote: toBase64(quote) }
-}
-
-/** Reads evidence from parsed JSON. Throws EncodingError naming what is wrong. */
-export function evidenceFromJson(json: unknown): Evidence {
-  const { format, quote } = (json ?? {}) as Record<string, unknown>
-  if (format !== 'tdx') throw new EncodingError('Evidence: the format must be "tdx".')
-  if (typeof quote !== 'string') throw new EncodingError('Evidence: quote must be base64.')
-  return { format, quote: fromBase64(quote) }
-}
-
-/** Turns collateral into JSON. */
-export function collateralToJson(collateral: Collateral): CollateralJson {
-  return { ...collateral, pckCrl: toBase64(collateral.pckCrl), rootCaCrl: toBase64(collateral.rootCaCrl) }
-}
-
-const textFields = [
-  'tcbInfo',
-  'tcbInfoSignature',
-  'tcbInfoChain',
-  'qeIdentity',
-  'qeIdentitySignature',
-  'qeIdentityChain',
-  'pckCrlChain',
-] as const
-
-/** Reads collateral from parsed JSON. Throws EncodingError naming what is wrong. */
-export function collateralFromJson(json: unknown): Collateral {
-  const record = (json ?? {}) as Record<string, unknown>
-  if (record.format !== 'tdx') throw new EncodingError('Collateral: the format must be "tdx".')
-  const text = (field: string) => {
-    const value = record[field]
-    if (typeof value !== 'string') throw new EncodingError(`Collateral: ${field} must be text.`)
-    return value
-  }
-  const texts = Object.fromEntries(textFields.map((field) => [field, text(field)])) as Record<
-    (typeof textFields)[number],
-    string
-  >
-  return { format: 'tdx', ...texts, pckCrl: fromBase64(text('pckCrl')), rootCaCrl: fromBase64(text('rootCaCrl')) }
 }

@@ -247,7 +247,7 @@ describe('verifyEvidence on development quotes', () => {
     const serve = developmentPccs(tee)
     const fetched = await fetchCollateral(
       { format: 'tdx', quote: tee.quote(reportData) },
-      { fetch: async (url) => serve(new Request(url)), baseUrl: 'http://pccs.test' },
+      { fetch: async (url) => serve(new Request(url)), intelUrl: 'http://pccs.test', amdUrl: 'http://kds.test' },
     )
     expect(fetched).toEqual(tee.collateral())
   })

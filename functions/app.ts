@@ -2,8 +2,8 @@ import { createRoute, type OpenAPIHono } from '@hono/zod-openapi'
 import { bodyLimit } from 'hono/body-limit'
 import { cors } from 'hono/cors'
 import type { Context } from './context.ts'
-import { AssayError, problem } from './errors.ts'
-import { jobRoutes } from './routes/jobs.ts'
+import { AssayError, exposedHeaders, problem, safeHeaders } from './errors.ts'
+import { jobRoutes, postJob } from './routes/jobs.ts'
 import { modelRoutes } from './routes/models.ts'
 import { type App, createRouter, responses } from './routes/router.ts'
 import { runnerRoutes } from './routes/runners.ts'
@@ -14,15 +14,15 @@ const maxJsonBytes = 1024 * 1024
 export function createApp(context: Context): OpenAPIHono<App> {
   const { settings } = context
   const app = createRouter()
-  app.use(cors({ origin: '*', exposeHeaders: ['x-request-id', 'assay-load', 'location', 'retry-after'] }))
+  app.post('/v1/runners/:signer/jobs', postJob(context))
+  app.use(cors({ origin: '*', exposeHeaders: exposedHeaders }))
   app.use(async (c, next) => {
     c.set('requestId', crypto.randomUUID())
     await next()
     // The response of an upgrade is the socket itself and stays as it is.
     if (c.res.status === 101) return
     c.header('x-request-id', c.var.requestId)
-    c.header('x-content-type-options', 'nosniff')
-    c.header('referrer-policy', 'no-referrer')
+    for (const [name, value] of Object.entries(safeHeaders)) c.header(name, value)
   })
   const limited = bodyLimit({
     maxSize: maxJsonBytes,

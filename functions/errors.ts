@@ -75,6 +75,17 @@ export function isRefusal(text: string): text is RefusalReason {
   return (refusalReasons as readonly string[]).includes(text)
 }
 
+/** Names the headers a page of another origin may read. */
+export const exposedHeaders = ['x-request-id', 'assay-load', 'location', 'retry-after']
+/** Holds the headers every answer carries. */
+export const safeHeaders = { 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer' }
+/** Holds the headers of an answer that no middleware passes over: the safe ones, and leave for any origin to read it. */
+export const openHeaders = {
+  ...safeHeaders,
+  'access-control-allow-origin': '*',
+  'access-control-expose-headers': exposedHeaders.join(','),
+}
+
 /** Words a problem as RFC 9457 problem+json. */
 export function problem(
   code: ErrorCode,
@@ -94,5 +105,6 @@ export function problem(
     requestId,
     ...extra,
   }
-  return new Response(JSON.stringify(body), { status, headers: { 'content-type': 'application/problem+json' } })
+  const headers = { ...openHeaders, 'content-type': 'application/problem+json', 'x-request-id': requestId }
+  return new Response(JSON.stringify(body), { status, headers })
 }

@@ -2,7 +2,7 @@ import { eq } from 'drizzle-orm'
 import { EncodingError, type Hex } from '../protocol/bytes.ts'
 import { decodeFrame, type Hello, splitFrames } from '../protocol/frames.ts'
 import { readSettings, type Settings } from './env.ts'
-import { AssayError, problem } from './errors.ts'
+import { AssayError, openHeaders, problem } from './errors.ts'
 import { AsyncJobs } from './mailbox/asyncJobs.ts'
 import { JobStore } from './mailbox/jobStore.ts'
 import { ReceiptLog } from './mailbox/receiptLog.ts'
@@ -123,7 +123,12 @@ export class Mailbox {
         requestId,
       )
     return new Response(frame as Uint8Array<ArrayBuffer>, {
-      headers: { 'content-type': 'application/octet-stream', 'assay-load': this.#loadHeader },
+      headers: {
+        ...openHeaders,
+        'x-request-id': requestId,
+        'content-type': 'application/octet-stream',
+        'assay-load': this.#loadHeader,
+      },
     })
   }
 
@@ -138,7 +143,15 @@ export class Mailbox {
       const { view, secret } = this.#jobs.submit(runner, new Uint8Array(await request.arrayBuffer()), target)
       return Response.json(
         { ...view, ...(secret ? { webhookSecret: secret } : {}) },
-        { status: 202, headers: { location: view.links.self, 'preference-applied': 'respond-async' } },
+        {
+          status: 202,
+          headers: {
+            ...openHeaders,
+            'x-request-id': requestId,
+            location: view.links.self,
+            'preference-applied': 'respond-async',
+          },
+        },
       )
     }
     if (what === 'result') return this.#answer(this.#jobs.result(id), requestId)

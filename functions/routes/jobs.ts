@@ -1,6 +1,8 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi'
+import type { Context as HonoContext } from 'hono'
 import type { Context } from '../context.ts'
 import { AssayError } from '../errors.ts'
+import type { Directory } from '../match/directory.ts'
 import { type App, createRouter, passed, readBody, responses } from './router.ts'
 import { Address } from './schemas.ts'
 
@@ -15,19 +17,46 @@ const headers = z.object({
 })
 
 /** Tells whether a Prefer header asks not to wait on the line (RFC 7240 section 4.1). */
-const prefersAsync = (header: string | undefined) =>
-  header?.split(',').some((each) => each.split(';')[0]!.trim().toLowerCase() === 'respond-async') ?? false
+const prefersAsync = (header: string) =>
+  header.split(',').some((each) => each.split(';')[0]!.trim().toLowerCase() === 'respond-async')
 
-/** Opens the doors of jobs. */
-export function jobRoutes(context: Context): OpenAPIHono<App> {
-  const { mailbox, directory, now } = context
+/** Answers a posted job: the way of every inference. It stands before the app's middleware, and what it needs of it is done here by hand, since each layer costs more than all of this. */
+export function postJob({ mailbox, directory, now }: Context) {
+  return async (c: HonoContext<App>): Promise<Response> => {
+    const requestId = crypto.randomUUID()
+    c.set('requestId', requestId)
+    const signer = c.req.param('signer')!.toLowerCase()
+    if (!/^0x[0-9a-f]{40}$/.test(signer)) throw new AssayError('invalid_request', 'A runner is named by its address.')
+    const request = c.req.raw
+    const body = await readBody(request, maxJobBytes)
+    const stub = mailbox.get(mailbox.idFromName(signer))
+    const prefer = request.headers.get('prefer')
+    if (prefer !== null && prefersAsync(prefer)) {
+      const headers = new Headers({ 'x-request-id': requestId })
+      for (const name of ['assay-webhook-url', 'assay-webhook-secret']) {
+        const value = request.headers.get(name)
+        if (value !== null) headers.set(name, value)
+      }
+      return passed(
+        await stub.fetch(`https://mailbox/async?runner=${signer}`, { method: 'POST', headers: headers as never, body }),
+      )
+    }
+    const headers = { 'x-request-id': requestId }
+    const response = await stub.fetch(`https://mailbox/jobs?runner=${signer}`, { method: 'POST', headers, body })
+    const load = response.headers.get('assay-load')
+    if (load !== null) noteLoad(directory, signer, load, now())
+    return passed(response)
+  }
+}
+
+function noteLoad({ loads }: Directory, signer: string, header: string, now: number): void {
+  const slash = header.indexOf('/')
+  loads.note(signer, { queued: Number(header.slice(0, slash)), capacity: Number(header.slice(slash + 1)) }, now)
+}
+
+/** Opens the doors of jobs that are looked after by id. */
+export function jobRoutes({ mailbox }: Context): OpenAPIHono<App> {
   const router = createRouter()
-  const ask = (
-    signer: string,
-    path: string,
-    init: { method: string; headers: Record<string, string>; body?: ArrayBuffer },
-  ) => mailbox.get(mailbox.idFromName(signer)).fetch(`https://mailbox${path}?runner=${signer}`, init)
-
   router.openAPIRegistry.registerPath(
     createRoute({
       method: 'post',
@@ -36,26 +65,6 @@ export function jobRoutes(context: Context): OpenAPIHono<App> {
       responses,
     }),
   )
-  // The way of every inference: checked by hand, since parsing one parameter by schema costs more than all else here.
-  router.post('/v1/runners/:signer/jobs', async (c) => {
-    const signer = c.req.param('signer').toLowerCase()
-    if (!/^0x[0-9a-f]{40}$/.test(signer)) throw new AssayError('invalid_request', 'A runner is named by its address.')
-    const body = await readBody(c.req.raw, maxJobBytes)
-    const requestId = { 'x-request-id': c.var.requestId }
-    if (prefersAsync(c.req.header('prefer'))) {
-      const webhook: Record<string, string> = {}
-      for (const name of ['assay-webhook-url', 'assay-webhook-secret']) {
-        const value = c.req.header(name)
-        if (value !== undefined) webhook[name] = value
-      }
-      return passed(await ask(signer, '/async', { method: 'POST', headers: { ...requestId, ...webhook }, body }))
-    }
-    const response = await ask(signer, '/jobs', { method: 'POST', headers: requestId, body })
-    const [queued, capacity] = (response.headers.get('assay-load') ?? '').split('/')
-    if (capacity !== undefined)
-      directory.loads.note(signer, { queued: Number(queued), capacity: Number(capacity) }, now())
-    return passed(response)
-  })
 
   const one = { params: z.object({ signer: Address, id: JobId }) }
   const job = '/v1/runners/{signer}/jobs/{id}'
@@ -70,7 +79,8 @@ export function jobRoutes(context: Context): OpenAPIHono<App> {
     router.openapi(createRoute({ method, path, request: one, responses }), async (c) => {
       const { signer, id } = c.req.valid('param')
       const headers = { 'x-request-id': c.var.requestId }
-      return passed(await ask(signer, `/async/${id}${what}`, { method: method.toUpperCase(), headers }))
+      const url = `https://mailbox/async/${id}${what}?runner=${signer}`
+      return passed(await mailbox.get(mailbox.idFromName(signer)).fetch(url, { method: method.toUpperCase(), headers }))
     })
   }
   return router

@@ -1,0 +1,82 @@
+import { createApp } from '../../functions/app.ts'
+import type { Context } from '../../functions/context.ts'
+import { readSettings } from '../../functions/env.ts'
+import { openHeaders } from '../../functions/errors.ts'
+import { Directory } from '../../functions/match/directory.ts'
+import { Loads } from '../../functions/match/loads.ts'
+import type { DurableObjectNamespace, ExecutionContext } from '../../functions/platform.ts'
+
+export { Mailbox } from '../../functions/mailbox.ts'
+
+/** The Worker the edge bench measures: the edge's own app over a mailbox that answers on the spot (`hono`), a handler that does the same by hand (`hand`), and the app over the real mailbox (`mailbox`). */
+
+type Bindings = Record<string, unknown> & { MODE: 'hono' | 'hand' | 'mailbox'; MAILBOX: DurableObjectNamespace }
+
+const answer = new Uint8Array(600)
+answer[0] = 2
+const onTheSpot = {
+  idFromName: (name: string) => name,
+  get: () => ({
+    fetch: async () =>
+      new Response(answer, {
+        headers: { ...openHeaders, 'content-type': 'application/octet-stream', 'assay-load': '0/1000' },
+      }),
+  }),
+} as unknown as DurableObjectNamespace
+
+function contextOf(bindings: Bindings): Context {
+  const now = () => Date.now()
+  const unused = () => Promise.reject(new Error('The bench asks for jobs only.'))
+  return {
+    settings: readSettings(bindings),
+    database: null as never,
+    directory: new Directory(
+      { runnersOf: unused, listingOf: unused, countOnline: unused },
+      { now, sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)) },
+    ),
+    artifacts: null as never,
+    mailbox: bindings.MODE === 'hono' ? onTheSpot : bindings.MAILBOX,
+    registry: null as never,
+    domain: null as never,
+    roots: [],
+    policy: null as never,
+    fetch: unused,
+    now,
+    random: Math.random,
+    log: () => {},
+  }
+}
+
+const loads = new Loads()
+
+/** Does what the job's door does with no framework: the same checks, the same headers. */
+async function byHand(request: Request): Promise<Response> {
+  const requestId = crypto.randomUUID()
+  const { pathname } = new URL(request.url)
+  const signer = /^\/v1\/runners\/(0x[0-9a-fA-F]{40})\/jobs$/.exec(pathname)?.[1]?.toLowerCase()
+  if (request.method !== 'POST' || !signer) return new Response('{}', { status: 404 })
+  if (Number(request.headers.get('content-length')) > 24 * 1024 * 1024) return new Response('{}', { status: 413 })
+  const body = await request.arrayBuffer()
+  const response = await onTheSpot
+    .get(onTheSpot.idFromName(signer))
+    .fetch(`https://mailbox/jobs?runner=${signer}`, { method: 'POST', headers: { 'x-request-id': requestId }, body })
+  const load = response.headers.get('assay-load')
+  if (load !== null) loads.note(signer, { queued: Number.parseInt(load, 10), capacity: 1_000 }, Date.now())
+  return response as unknown as Response
+}
+
+let app: ReturnType<typeof createApp> | undefined
+
+export default {
+  async fetch(request: Request, bindings: Bindings, execution: ExecutionContext): Promise<Response> {
+    if (bindings.MODE === 'hand') return byHand(request)
+    const socket = /^\/bench\/socket\/(0x[0-9a-f]{40})$/.exec(new URL(request.url).pathname)?.[1]
+    if (socket) {
+      const stub = bindings.MAILBOX.get(bindings.MAILBOX.idFromName(socket))
+      const upgrade = { headers: { upgrade: 'websocket' } }
+      return (await stub.fetch(`https://mailbox/socket?runner=${socket}`, upgrade)) as unknown as Response
+    }
+    app ??= createApp(contextOf(bindings))
+    return app.fetch(request, bindings, execution)
+  },
+}

@@ -21,11 +21,14 @@ contract RunnerRegistry is Quotes {
         uint8 status;
     }
 
-    /// @notice Carries the statement a quote vouches for, and the provider the runner's key names.
+    /// @notice Carries what the chain does not know of the statement a quote vouches for, and the provider the runner's key names.
     struct Claim {
-        bytes statement; // 205 bytes
+        bytes32 signerX; // secp256k1
+        bytes32 signerY;
+        bytes32 hpkeKey;
+        bytes32 gpuEvidence;
         uint64 nonceBlock; // the block whose hash is the statement's nonce
-        bytes32 signerY; // the signer's key is compressed in the statement
+        uint64 notAfter; // unix seconds
         address provider;
         bytes signature; // of the runner's key over Registration
     }
@@ -39,6 +42,8 @@ contract RunnerRegistry is Quotes {
     /// @notice The only sender whose verdicts count; see `VerifierSet`.
     address public immutable verifiers;
     bool public immutable development;
+    uint256 private immutable madeOn;
+    bytes32 private immutable madeDomain;
 
     mapping(address signer => Runner) public runners;
 
@@ -55,7 +60,6 @@ contract RunnerRegistry is Quotes {
     error DevelopmentRootOnRealChain(uint256 chainId);
     error StatusNotAllowed(uint8 status);
     error ReportDataMismatch();
-    error StatementMismatch();
     error StatementExpired(uint64 notAfter);
     error NonceNotRecent();
     error WorkloadNotApproved(bytes32 workload);
@@ -80,23 +84,25 @@ contract RunnerRegistry is Quotes {
         escrow = escrow_;
         verifiers = verifiers_;
         development = development_;
+        madeOn = block.chainid;
+        madeDomain = Protocol.domainSeparator(escrow_);
     }
 
     /// @notice Registers a runner key, or renews its registration, on a quote that is verified here.
     /// @dev Anyone may send it: the runner's key names the provider, so a copy of the call changes nothing.
     function register(Quote calldata quote, Claim calldata claim) external {
-        Rules memory inForce = rules;
-        Appraisal memory appraisal = appraise(quote, inForce);
+        TcbRules memory inForce = tcbRules;
+        bytes calldata body = bodyOf(quote.signed);
+        Appraisal memory appraisal = appraise(quote, body, inForce);
         require((inForce.statuses >> appraisal.status) & 1 == 1, StatusNotAllowed(appraisal.status));
 
-        bytes calldata body = bodyOf(quote.signed);
-        // Everything measured that an operator could vary: MRTD, RTMR0..3, MRCONFIGID, XFAM, TDATTRIBUTES.
-        bytes32 workload =
-            sha256(abi.encodePacked("ASY1wrkl", body[136:184], body[328:520], body[184:232], body[128:136], body[120:128]));
-        (address signer, uint256 notAfter, bytes32 digest) = checkStatement(claim, body, workload, inForce.killedBlock);
+        bytes32 workload = workloadOf(body);
+        bytes32 digest = statementOf(claim, workload, inForce.killedBlock);
+        address signer = address(uint160(uint256(keccak256(abi.encode(claim.signerX, claim.signerY)))));
+        checkReportData(body[520:584], signer, claim.notAfter, digest);
         checkPossession(signer, claim, digest);
-        uint256 until = notAfter < appraisal.validUntil ? notAfter : appraisal.validUntil;
-        enter(signer, Runner(claim.provider, 0, uint32(until), 0, 0, appraisal.status), workload, digest, inForce);
+        uint256 until = claim.notAfter < appraisal.validUntil ? claim.notAfter : appraisal.validUntil;
+        enter(signer, Runner(claim.provider, 0, uint32(until), 0, 0, appraisal.status), workload, digest);
     }
 
     /// @notice Registers a runner on the verdict of the verifiers, for evidence no chain can afford to verify.
@@ -105,11 +111,10 @@ contract RunnerRegistry is Quotes {
     /// @param evidence digest under which the verifiers publish the evidence
     function registerVerdict(address signer, Runner calldata runner, bytes32 workload, uint16 epoch, bytes32 evidence) external {
         require(msg.sender == verifiers, NotTheVerifiers(msg.sender));
-        Rules memory inForce = rules;
-        require(epoch == inForce.policyEpoch, PolicyEpochPassed(inForce.policyEpoch));
+        require(epoch == standing.policyEpoch, PolicyEpochPassed(standing.policyEpoch));
         require(runner.validUntil >= block.timestamp, VerdictExpired(runner.validUntil));
-        require((inForce.statuses >> runner.status) & 1 == 1, StatusNotAllowed(runner.status));
-        enter(signer, runner, workload, evidence, inForce);
+        require((tcbRules.statuses >> runner.status) & 1 == 1, StatusNotAllowed(runner.status));
+        enter(signer, runner, workload, evidence);
     }
 
     /// @notice Tells who is paid for a runner's work finished at a time, and whether the runner was attested then and is not revoked now.
@@ -117,72 +122,101 @@ contract RunnerRegistry is Quotes {
         Runner memory runner = runners[signer];
         provider = runner.provider;
         active = provider != address(0) && finishedAt + CLOCK_SKEW >= runner.registeredAt && finishedAt <= runner.validUntil
-            && stands(runner, rules);
+            && stands(runner, standing);
     }
 
     /// @notice Tells whether a runner is attested now.
     function isActiveNow(address signer) external view returns (bool) {
         Runner memory runner = runners[signer];
-        return runner.validUntil >= block.timestamp && stands(runner, rules);
+        return runner.validUntil >= block.timestamp && stands(runner, standing);
     }
 
     /// @dev The owner has ended neither all registrations since nor this workload's.
-    function stands(Runner memory runner, Rules memory inForce) private view returns (bool) {
-        return runner.registeredAt > inForce.killedAt && isApproved(runner.workloadIndex, inForce.approvals);
+    function stands(Runner memory runner, Standing memory now_) private view returns (bool) {
+        return runner.registeredAt > now_.killedAt && isApproved(runner.workloadIndex, now_.approvals);
     }
 
     /// @dev Writes the one slot. A renewal by the same provider for the same workload keeps its beginning, so that work finished before it
     ///      stays payable.
-    function enter(address signer, Runner memory runner, bytes32 workload, bytes32 evidence, Rules memory inForce) private {
-        runner.workloadIndex = indexOf[workload];
-        require(isApproved(runner.workloadIndex, inForce.approvals), WorkloadNotApproved(workload));
-        Runner memory before = runners[signer];
-        require(before.provider == address(0) || before.provider == runner.provider, ProviderMismatch(before.provider));
-        bool renews = before.validUntil >= block.timestamp && before.workloadIndex == runner.workloadIndex && stands(before, inForce);
-        runner.registeredAt = renews ? before.registeredAt : uint32(block.timestamp);
+    function enter(address signer, Runner memory runner, bytes32 workload, bytes32 evidence) private {
+        Workload memory known = workloads[workload];
+        require(known.approved, WorkloadNotApproved(workload));
+        runner.workloadIndex = known.index;
+        runner.registeredAt = uint32(block.timestamp);
         uint256 longest = block.timestamp + MAX_TTL;
         if (runner.validUntil > longest) runner.validUntil = uint32(longest);
-        runners[signer] = runner;
+        Runner memory before = runners[signer];
+        if (before.provider != address(0)) {
+            require(before.provider == runner.provider, ProviderMismatch(before.provider));
+            bool renews = before.validUntil >= block.timestamp && before.workloadIndex == known.index && stands(before, standing);
+            if (renews) runner.registeredAt = before.registeredAt;
+        }
+        store(runners[signer], runner);
         emit RunnerRegistered(signer, runner.provider, workload, runner.validUntil, runner.tee, runner.status, evidence);
     }
 
+    /// @dev One write; member by member the compiler makes four.
+    function store(Runner storage place, Runner memory runner) private {
+        uint256 slot = uint256(uint160(runner.provider)) | uint256(runner.registeredAt) << 160
+            | uint256(runner.validUntil) << 192 | uint256(runner.workloadIndex) << 224 | uint256(runner.tee) << 240
+            | uint256(runner.status) << 248;
+        assembly ("memory-safe") {
+            sstore(place.slot, slot)
+        }
+    }
+
+    /// @dev Everything measured that an operator could vary: MRTD, RTMR0..3, MRCONFIGID, XFAM, TDATTRIBUTES.
+    function workloadOf(bytes calldata body) private view returns (bytes32 workload) {
+        assembly ("memory-safe") {
+            let input := mload(0x40)
+            mstore(input, "ASY1wrkl")
+            calldatacopy(add(input, 8), add(body.offset, 136), 48)
+            calldatacopy(add(input, 56), add(body.offset, 328), 192)
+            calldatacopy(add(input, 248), add(body.offset, 184), 48)
+            calldatacopy(add(input, 296), add(body.offset, 128), 8)
+            calldatacopy(add(input, 304), add(body.offset, 120), 8)
+            // The precompile fails only for want of gas, which fails all.
+            if iszero(staticcall(gas(), 2, input, 312, 0, 32)) { revert(0, 0) }
+            workload := mload(0)
+        }
+    }
+
     function checkPossession(address signer, Claim calldata claim, bytes32 digest) private view {
-        bytes32 typed = Protocol.registrationDigest(Protocol.domainSeparator(escrow), signer, claim.provider, digest);
+        bytes32 typed = Protocol.registrationDigest(domain(), signer, claim.provider, digest);
         require(Protocol.recover(typed, claim.signature) == signer, NotSignedByRunner());
     }
 
-    function checkStatement(Claim calldata claim, bytes calldata body, bytes32 workload, uint256 killedBlock)
-        private
-        view
-        returns (address signer, uint64 notAfter, bytes32 digest)
-    {
-        bytes calldata statement = claim.statement;
-        require(statement.length == 205, StatementMismatch());
-        signer = address(uint160(uint256(keccak256(abi.encodePacked(statement[37:69], claim.signerY)))));
-        notAfter = uint64(bytes8(statement[197:205]));
-        digest = sha256(statement);
-        checkReportData(body[520:584], signer, notAfter, digest);
-        bytes1 parity = uint256(claim.signerY) & 1 == 1 ? bytes1(0x03) : bytes1(0x02);
-        require(
-            bytes8(statement[0:8]) == (development ? bytes8("ASYDstmt") : bytes8("ASY1stmt"))
-                && uint64(bytes8(statement[8:16])) == block.chainid && address(bytes20(statement[16:36])) == address(this)
-                && statement[36] == parity && bytes32(statement[165:197]) == workload,
-            StatementMismatch()
-        );
-        require(notAfter >= block.timestamp, StatementExpired(notAfter));
-        require(
-            claim.nonceBlock > killedBlock && bytes32(statement[101:133]) == recentHash(claim.nonceBlock), NonceNotRecent()
+    /// @dev Computed once, and anew on a chain that has split off since.
+    function domain() private view returns (bytes32) {
+        return block.chainid == madeOn ? madeDomain : Protocol.domainSeparator(escrow);
+    }
+
+    /// @dev Writes the statement as it has to be here: for this chain, this registry, this workload and a recent nonce. Any other has
+    ///      another digest, which is not the one in the report data.
+    function statementOf(Claim calldata claim, bytes32 workload, uint256 killedBlock) private view returns (bytes32) {
+        require(claim.notAfter >= block.timestamp, StatementExpired(claim.notAfter));
+        require(claim.nonceBlock > killedBlock, NonceNotRecent());
+        return sha256(
+            abi.encodePacked(
+                development ? bytes8("ASYDstmt") : bytes8("ASY1stmt"),
+                uint64(block.chainid),
+                address(this),
+                uint256(claim.signerY) & 1 == 1 ? bytes1(0x03) : bytes1(0x02),
+                claim.signerX,
+                claim.hpkeKey,
+                recentHash(claim.nonceBlock),
+                claim.gpuEvidence,
+                workload,
+                claim.notAfter
+            )
         );
     }
 
     /// @dev What ties a quote to a statement; virtual only so that a test can measure real quotes, which vouch for other statements.
     function checkReportData(bytes calldata reportData, address signer, uint64 notAfter, bytes32 digest) internal view virtual {
-        require(
-            bytes20(reportData[0:20]) == bytes20(signer)
-                && bytes4(reportData[20:24]) == (development ? bytes4("ASYD") : bytes4("ASY1"))
-                && uint64(bytes8(reportData[24:32])) == notAfter && bytes32(reportData[32:64]) == digest,
-            ReportDataMismatch()
-        );
+        bytes4 tag = development ? bytes4("ASYD") : bytes4("ASY1");
+        uint256 named = uint256(uint160(signer)) << 96 | uint256(uint32(tag)) << 64 | notAfter;
+        require(uint256(bytes32(reportData[0:32])) == named && bytes32(reportData[32:64]) == digest, ReportDataMismatch());
     }
 
     /// @dev The last 256 hashes come from the EVM, older ones (to 8,191) from the history contract where the chain has it.

@@ -1205,7 +1205,7 @@ export const runnerRegistryAbi = [
     "inputs": [
       {
         "internalType": "bytes32",
-        "name": "issuer",
+        "name": "name",
         "type": "bytes32"
       }
     ],
@@ -1283,6 +1283,22 @@ export const runnerRegistryAbi = [
     "type": "error"
   },
   {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "uint256",
+        "name": "serial",
+        "type": "uint256"
+      }
+    ],
+    "name": "NotRevoked",
+    "type": "error"
+  },
+  {
     "inputs": [],
     "name": "NotSignedByRunner",
     "type": "error"
@@ -1329,6 +1345,17 @@ export const runnerRegistryAbi = [
       }
     ],
     "name": "PlatformIsDenied",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "platform",
+        "type": "bytes32"
+      }
+    ],
+    "name": "PlatformIsRevoked",
     "type": "error"
   },
   {
@@ -1393,11 +1420,6 @@ export const runnerRegistryAbi = [
       }
     ],
     "name": "StatementExpired",
-    "type": "error"
-  },
-  {
-    "inputs": [],
-    "name": "StatementMismatch",
     "type": "error"
   },
   {
@@ -1640,6 +1662,19 @@ export const runnerRegistryAbi = [
     "anonymous": false,
     "inputs": [
       {
+        "indexed": true,
+        "internalType": "bytes32",
+        "name": "platform",
+        "type": "bytes32"
+      }
+    ],
+    "name": "PlatformStruck",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
         "indexed": false,
         "internalType": "uint16",
         "name": "evaluation",
@@ -1789,9 +1824,9 @@ export const runnerRegistryAbi = [
       },
       {
         "indexed": false,
-        "internalType": "uint24",
-        "name": "maxCollateralAge",
-        "type": "uint24"
+        "internalType": "uint16",
+        "name": "maxCollateralAgeHours",
+        "type": "uint16"
       },
       {
         "indexed": false,
@@ -1989,25 +2024,6 @@ export const runnerRegistryAbi = [
   {
     "inputs": [
       {
-        "internalType": "uint16",
-        "name": "index",
-        "type": "uint16"
-      }
-    ],
-    "name": "approved",
-    "outputs": [
-      {
-        "internalType": "bool",
-        "name": "",
-        "type": "bool"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
-    "inputs": [
-      {
         "internalType": "bytes32",
         "name": "id",
         "type": "bytes32"
@@ -2039,25 +2055,6 @@ export const runnerRegistryAbi = [
         "internalType": "address",
         "name": "",
         "type": "address"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
-    "inputs": [
-      {
-        "internalType": "bytes32",
-        "name": "workload",
-        "type": "bytes32"
-      }
-    ],
-    "name": "indexOf",
-    "outputs": [
-      {
-        "internalType": "uint16",
-        "name": "",
-        "type": "uint16"
       }
     ],
     "stateMutability": "view",
@@ -2150,16 +2147,6 @@ export const runnerRegistryAbi = [
         "internalType": "uint112",
         "name": "crlNumber",
         "type": "uint112"
-      },
-      {
-        "internalType": "bytes32",
-        "name": "x",
-        "type": "bytes32"
-      },
-      {
-        "internalType": "bytes32",
-        "name": "y",
-        "type": "bytes32"
       }
     ],
     "stateMutability": "view",
@@ -2262,9 +2249,9 @@ export const runnerRegistryAbi = [
         "type": "uint40"
       },
       {
-        "internalType": "bool",
-        "name": "denied",
-        "type": "bool"
+        "internalType": "uint8",
+        "name": "barred",
+        "type": "uint8"
       }
     ],
     "stateMutability": "view",
@@ -2286,11 +2273,6 @@ export const runnerRegistryAbi = [
   {
     "inputs": [
       {
-        "internalType": "bytes32",
-        "name": "id",
-        "type": "bytes32"
-      },
-      {
         "internalType": "bytes",
         "name": "tbs",
         "type": "bytes"
@@ -2303,6 +2285,16 @@ export const runnerRegistryAbi = [
       {
         "internalType": "bytes32",
         "name": "s",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "x",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "y",
         "type": "bytes32"
       },
       {
@@ -2319,9 +2311,26 @@ export const runnerRegistryAbi = [
   {
     "inputs": [
       {
-        "internalType": "bytes32",
+        "components": [
+          {
+            "internalType": "bytes32",
+            "name": "x",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "y",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "name",
+            "type": "bytes32"
+          }
+        ],
+        "internalType": "struct Collateral.Signer",
         "name": "signer",
-        "type": "bytes32"
+        "type": "tuple"
       },
       {
         "internalType": "bytes",
@@ -2347,9 +2356,26 @@ export const runnerRegistryAbi = [
   {
     "inputs": [
       {
-        "internalType": "bytes32",
+        "components": [
+          {
+            "internalType": "bytes32",
+            "name": "x",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "y",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "name",
+            "type": "bytes32"
+          }
+        ],
+        "internalType": "struct Collateral.Signer",
         "name": "signer",
-        "type": "bytes32"
+        "type": "tuple"
       },
       {
         "internalType": "bytes",
@@ -2406,29 +2432,36 @@ export const runnerRegistryAbi = [
     "name": "qeIdentity",
     "outputs": [
       {
-        "internalType": "address",
-        "name": "table",
-        "type": "address"
-      },
-      {
-        "internalType": "uint32",
-        "name": "issueDate",
-        "type": "uint32"
-      },
-      {
-        "internalType": "uint32",
-        "name": "nextUpdate",
-        "type": "uint32"
-      },
-      {
-        "internalType": "uint16",
-        "name": "evaluation",
-        "type": "uint16"
-      },
-      {
-        "internalType": "uint16",
-        "name": "collateralEpoch",
-        "type": "uint16"
+        "components": [
+          {
+            "internalType": "address",
+            "name": "table",
+            "type": "address"
+          },
+          {
+            "internalType": "uint32",
+            "name": "issueDate",
+            "type": "uint32"
+          },
+          {
+            "internalType": "uint32",
+            "name": "nextUpdate",
+            "type": "uint32"
+          },
+          {
+            "internalType": "uint16",
+            "name": "evaluation",
+            "type": "uint16"
+          },
+          {
+            "internalType": "uint16",
+            "name": "collateralEpoch",
+            "type": "uint16"
+          }
+        ],
+        "internalType": "struct Collateral.Posted",
+        "name": "posted",
+        "type": "tuple"
       }
     ],
     "stateMutability": "view",
@@ -2531,9 +2564,24 @@ export const runnerRegistryAbi = [
       {
         "components": [
           {
-            "internalType": "bytes",
-            "name": "statement",
-            "type": "bytes"
+            "internalType": "bytes32",
+            "name": "signerX",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "signerY",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "hpkeKey",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "gpuEvidence",
+            "type": "bytes32"
           },
           {
             "internalType": "uint64",
@@ -2541,9 +2589,9 @@ export const runnerRegistryAbi = [
             "type": "uint64"
           },
           {
-            "internalType": "bytes32",
-            "name": "signerY",
-            "type": "bytes32"
+            "internalType": "uint64",
+            "name": "notAfter",
+            "type": "uint64"
           },
           {
             "internalType": "address",
@@ -2585,7 +2633,12 @@ export const runnerRegistryAbi = [
       },
       {
         "internalType": "bytes32",
-        "name": "issuer",
+        "name": "x",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "y",
         "type": "bytes32"
       }
     ],
@@ -2718,59 +2771,6 @@ export const runnerRegistryAbi = [
     "type": "function"
   },
   {
-    "inputs": [],
-    "name": "rules",
-    "outputs": [
-      {
-        "internalType": "uint32",
-        "name": "killedAt",
-        "type": "uint32"
-      },
-      {
-        "internalType": "uint32",
-        "name": "killedBlock",
-        "type": "uint32"
-      },
-      {
-        "internalType": "uint16",
-        "name": "policyEpoch",
-        "type": "uint16"
-      },
-      {
-        "internalType": "uint16",
-        "name": "collateralEpoch",
-        "type": "uint16"
-      },
-      {
-        "internalType": "uint8",
-        "name": "statuses",
-        "type": "uint8"
-      },
-      {
-        "internalType": "uint16",
-        "name": "minEvaluation",
-        "type": "uint16"
-      },
-      {
-        "internalType": "uint24",
-        "name": "maxCollateralAge",
-        "type": "uint24"
-      },
-      {
-        "internalType": "bool",
-        "name": "crlRequired",
-        "type": "bool"
-      },
-      {
-        "internalType": "uint104",
-        "name": "approvals",
-        "type": "uint104"
-      }
-    ],
-    "stateMutability": "view",
-    "type": "function"
-  },
-  {
     "inputs": [
       {
         "internalType": "address",
@@ -2851,9 +2851,9 @@ export const runnerRegistryAbi = [
         "type": "uint16"
       },
       {
-        "internalType": "uint24",
-        "name": "maxCollateralAge",
-        "type": "uint24"
+        "internalType": "uint16",
+        "name": "maxCollateralAgeHours",
+        "type": "uint16"
       },
       {
         "internalType": "bool",
@@ -2862,6 +2862,64 @@ export const runnerRegistryAbi = [
       }
     ],
     "name": "setTcbRules",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "standing",
+    "outputs": [
+      {
+        "internalType": "uint32",
+        "name": "killedAt",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint16",
+        "name": "policyEpoch",
+        "type": "uint16"
+      },
+      {
+        "internalType": "uint208",
+        "name": "approvals",
+        "type": "uint208"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "components": [
+          {
+            "internalType": "bytes32",
+            "name": "issuer",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "uint256",
+            "name": "serial",
+            "type": "uint256"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "x",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "y",
+            "type": "bytes32"
+          }
+        ],
+        "internalType": "struct Platforms.PlatformKey",
+        "name": "key",
+        "type": "tuple"
+      }
+    ],
+    "name": "strike",
     "outputs": [],
     "stateMutability": "nonpayable",
     "type": "function"
@@ -2906,6 +2964,49 @@ export const runnerRegistryAbi = [
     "type": "function"
   },
   {
+    "inputs": [],
+    "name": "tcbRules",
+    "outputs": [
+      {
+        "internalType": "uint32",
+        "name": "killedBlock",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint8",
+        "name": "statuses",
+        "type": "uint8"
+      },
+      {
+        "internalType": "uint16",
+        "name": "minEvaluation",
+        "type": "uint16"
+      },
+      {
+        "internalType": "uint16",
+        "name": "maxCollateralAgeHours",
+        "type": "uint16"
+      },
+      {
+        "internalType": "bool",
+        "name": "crlRequired",
+        "type": "bool"
+      },
+      {
+        "internalType": "uint16",
+        "name": "collateralEpoch",
+        "type": "uint16"
+      },
+      {
+        "internalType": "address",
+        "name": "qeTable",
+        "type": "address"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
     "inputs": [
       {
         "internalType": "address",
@@ -2932,6 +3033,30 @@ export const runnerRegistryAbi = [
     "type": "function"
   },
   {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "workload",
+        "type": "bytes32"
+      }
+    ],
+    "name": "workloads",
+    "outputs": [
+      {
+        "internalType": "uint16",
+        "name": "index",
+        "type": "uint16"
+      },
+      {
+        "internalType": "bool",
+        "name": "approved",
+        "type": "bool"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
     "inputs": [],
     "name": "MalformedCertificate",
     "type": "error"
@@ -2949,6 +3074,11 @@ export const runnerRegistryAbi = [
   {
     "inputs": [],
     "name": "MalformedPckExtension",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "MalformedTime",
     "type": "error"
   },
   {

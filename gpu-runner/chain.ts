@@ -14,9 +14,9 @@ import {
 import { privateKeyToAccount } from 'viem/accounts'
 import { escrowAbi, runnerRegistryAbi } from '../contracts/abi.ts'
 import { concat, type Hex, toHex } from '../protocol/bytes.ts'
-import type { Collateral } from '../protocol/evidence/index.ts'
+import type { CollateralOf } from '../protocol/evidence/index.ts'
 import type { JournalChannel, JournalEntry } from './journal.ts'
-import { postWhatIsMissing, quoteForChain } from './registrar.ts'
+import { claimForChain, postWhatIsMissing, quoteForChain } from './registrar.ts'
 import type { ChainReader } from './service.ts'
 
 /** Lists how a claim can end, in the contract's order. */
@@ -61,7 +61,7 @@ export type RunnerChain = ChainReader & {
   /** Posts what the registry lacks, then registers; `now` in unix seconds. */
   register(registration: {
     quote: Uint8Array
-    collateral: Collateral
+    collateral: CollateralOf<'tdx'>
     statement: Uint8Array
     nonceBlock: bigint
     signerKey: Uint8Array
@@ -168,13 +168,7 @@ export function connectChain({
     async register({ quote, collateral, statement, nonceBlock, signerKey, signature, now }) {
       const sendToRegistry = (data: Hex) => send(registry, runnerRegistryAbi, data)
       await postWhatIsMissing({ publicClient, registry, send: sendToRegistry, quote, collateral, now })
-      const claim = {
-        statement: toHex(statement),
-        nonceBlock,
-        signerY: toHex(signerKey.subarray(33, 65)),
-        provider: account.address,
-        signature: toHex(signature),
-      }
+      const claim = claimForChain({ statement, signerKey, nonceBlock, provider: account.address, signature })
       const args = [quoteForChain(quote), claim] as const
       const { hash } = await sendToRegistry(
         encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'register', args }),

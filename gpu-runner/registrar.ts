@@ -2,9 +2,10 @@ import { type Address, encodeFunctionData, keccak256, type PublicClient } from '
 import { runnerRegistryAbi } from '../contracts/abi.ts'
 import { concat, fromHex, type Hex, toHex, uint, utf8 } from '../protocol/bytes.ts'
 import { crlEntries } from '../protocol/evidence/crlEntries.ts'
-import type { Collateral } from '../protocol/evidence/index.ts'
+import type { CollateralOf } from '../protocol/evidence/index.ts'
 import { readPckExtension } from '../protocol/evidence/pck.ts'
 import { parseTdxQuote } from '../protocol/evidence/quote.ts'
+import { decodeStatement } from '../protocol/evidence/statement.ts'
 import { type Certificate, parseCertificate, parseCrl, parsePem } from '../protocol/evidence/x509.ts'
 
 /** Collateral is posted anew when what the chain holds lapses within this many seconds. */
@@ -15,19 +16,20 @@ export type Send = (data: Hex) => Promise<{ hash: Hex; gasUsed: bigint }>
 
 const half = (bytes: Uint8Array, index: 0 | 1): Hex => toHex(bytes.subarray(index * 32, index * 32 + 32))
 
+const pointOf = (publicKey: Uint8Array) => ({ x: half(publicKey.subarray(1), 0), y: half(publicKey.subarray(1), 1) })
+
 /** Names an issuer as the registry does: by its key and the Keccak-256 of its name. */
 export function issuerIdOf(certificate: Certificate): Hex {
   const { publicKey, subject } = certificate
   return keccak256(concat(publicKey.subarray(1), fromHex(keccak256(subject), 32)))
 }
 
-/** Holds what names a platform's certificate on chain. */
+/** Holds what names a platform on chain. */
 export type PlatformKey = { issuer: Hex; serial: bigint; x: Hex; y: Hex }
 
-/** Names a platform's certificate by its issuer, serial number and key. */
+/** Names a platform by its certificate: issuer, serial number and key. */
 export function platformKeyOf(pck: Certificate, issuer: Certificate): PlatformKey {
-  const key = pck.publicKey.subarray(1)
-  return { issuer: issuerIdOf(issuer), serial: BigInt(pck.serial), x: half(key, 0), y: half(key, 1) }
+  return { issuer: issuerIdOf(issuer), serial: BigInt(pck.serial), ...pointOf(pck.publicKey) }
 }
 
 /** Computes a platform's id in the registry. */
@@ -53,14 +55,36 @@ export function quoteForChain(quote: Uint8Array) {
   }
 }
 
+/** Writes the registry's claim about a statement: what the chain cannot know by itself. `signerKey` is uncompressed, 65 bytes. Throws EncodingError on a malformed statement. */
+export function claimForChain(registration: {
+  statement: Uint8Array
+  signerKey: Uint8Array
+  nonceBlock: bigint
+  provider: Hex
+  signature: Uint8Array
+}) {
+  const { hpkeKey, gpuEvidence, notAfter } = decodeStatement(registration.statement)
+  return {
+    signerX: half(registration.signerKey.subarray(1), 0),
+    signerY: half(registration.signerKey.subarray(1), 1),
+    hpkeKey: toHex(hpkeKey),
+    gpuEvidence: toHex(gpuEvidence),
+    nonceBlock: registration.nonceBlock,
+    notAfter,
+    provider: registration.provider,
+    signature: toHex(registration.signature),
+  }
+}
+
 /** Encodes the posting of TCB info or of the quoting enclave's identity. */
-export function collateralCall(functionName: 'postTcbInfo' | 'postQeIdentity', collateral: Collateral): Hex {
+export function collateralCall(functionName: 'postTcbInfo' | 'postQeIdentity', collateral: CollateralOf<'tdx'>): Hex {
   const [text, signature, chain] =
     functionName === 'postTcbInfo'
       ? [collateral.tcbInfo, collateral.tcbInfoSignature, collateral.tcbInfoChain]
       : [collateral.qeIdentity, collateral.qeIdentitySignature, collateral.qeIdentityChain]
   const bytes = fromHex(signature, 64)
-  const signer = issuerIdOf(parseCertificate(parsePem(chain)[0]!))
+  const { publicKey, subject } = parseCertificate(parsePem(chain)[0]!)
+  const signer = { ...pointOf(publicKey), name: keccak256(subject) }
   const args = [signer, toHex(utf8(text)), half(bytes, 0), half(bytes, 1)] as const
   return encodeFunctionData({ abi: runnerRegistryAbi, functionName, args })
 }
@@ -73,7 +97,8 @@ export function issuerCall({ tbs, signature }: Certificate): Hex {
 
 /** Encodes the registration of a platform's PCK certificate. */
 export function pckCall({ tbs, signature }: Certificate, issuer: Certificate): Hex {
-  const args = [toHex(tbs), half(signature, 0), half(signature, 1), issuerIdOf(issuer)] as const
+  const { x, y } = pointOf(issuer.publicKey)
+  const args = [toHex(tbs), half(signature, 0), half(signature, 1), x, y] as const
   return encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'registerPck', args })
 }
 
@@ -83,7 +108,8 @@ export function crlCall(crl: Uint8Array, issuer: Certificate, serials: 'all' | R
   const offsets = crlEntries(crl)
     .filter(({ serial }) => serials === 'all' || serials.has(serial))
     .map(({ offset }) => BigInt(offset))
-  const args = [issuerIdOf(issuer), toHex(tbs), half(signature, 0), half(signature, 1), offsets] as const
+  const { x, y } = pointOf(issuer.publicKey)
+  const args = [toHex(tbs), half(signature, 0), half(signature, 1), x, y, offsets] as const
   return encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'postCrl', args })
 }
 
@@ -100,7 +126,7 @@ export async function postWhatIsMissing({
   registry: Address
   send: Send
   quote: Uint8Array
-  collateral: Collateral
+  collateral: CollateralOf<'tdx'>
   now: number
 }): Promise<void> {
   const at = { address: registry, abi: runnerRegistryAbi } as const
@@ -142,12 +168,11 @@ export async function postWhatIsMissing({
   if (notAfter === 0) await send(pckCall(pck, platformCa))
 
   const { fmspc, pceId } = readPckExtension(pck)
-  const rules = await publicClient.readContract({ ...at, functionName: 'rules' })
-  const [, , , collateralEpoch, , , maxAge] = rules
-  const stale = ([, issueDate, nextUpdate, , epoch]: readonly [Hex, number, number, number, number]) =>
-    lapses(Math.min(nextUpdate, issueDate + maxAge)) || epoch !== collateralEpoch
+  const [, , , maxAgeHours, , collateralEpoch] = await publicClient.readContract({ ...at, functionName: 'tcbRules' })
+  const stale = (issueDate: number, nextUpdate: number, epoch: number) =>
+    lapses(Math.min(nextUpdate, issueDate + maxAgeHours * 3_600)) || epoch !== collateralEpoch
   const tcb = await publicClient.readContract({ ...at, functionName: 'tcbInfos', args: [`0x${fmspc}${pceId}`] })
-  if (stale(tcb)) await send(collateralCall('postTcbInfo', collateral))
+  if (stale(tcb[1], tcb[2], tcb[4])) await send(collateralCall('postTcbInfo', collateral))
   const qe = await publicClient.readContract({ ...at, functionName: 'qeIdentity' })
-  if (stale(qe)) await send(collateralCall('postQeIdentity', collateral))
+  if (stale(qe.issueDate, qe.nextUpdate, qe.collateralEpoch)) await send(collateralCall('postQeIdentity', collateral))
 }

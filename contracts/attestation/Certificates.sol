@@ -32,18 +32,17 @@ library Certificates {
     uint256 private constant CA = 1;
     uint256 private constant SIGNS_CERTIFICATES = 2;
     uint256 private constant SIGNS_CRLS = 4;
-    uint256 private constant COMMON_NAME = 0x550403;
-    uint256 private constant KEY_USAGE = 0x551d0f;
-    uint256 private constant BASIC_CONSTRAINTS = 0x551d13;
-    uint256 private constant SGX = 0x2a864886f84d010d01;
-    bytes10 private constant ECDSA_SHA256 = 0x06082a8648ce3d040302;
+    // Object identifiers with their tag and length.
+    uint256 private constant COMMON_NAME = 0x0603550403;
+    uint256 private constant KEY_USAGE = 0x0603551d0f;
+    uint256 private constant BASIC_CONSTRAINTS = 0x0603551d13;
+    uint256 private constant SGX = 0x06092a864886f84d010d01;
 
     /// @notice Reads a certificate; also gives Intel's extension, which is empty where there is none.
     function parse(bytes calldata tbs) internal pure returns (Certificate memory c, bytes calldata sgx) {
         (bytes calldata rest, bytes calldata part) = Der.take(tbs, Der.SEQUENCE);
         require(part.length == 0, MalformedCertificate());
-        (part, rest) = Der.take(rest, 0xa0);
-        require(Der.equals(part, 0x020102, 3), MalformedCertificate());
+        rest = Der.expect(rest, 0xa003020102, 5); // version 3
         (c.serial, rest) = Der.number(rest, 20);
         rest = algorithm(rest);
         (part, rest) = Der.whole(rest, Der.SEQUENCE);
@@ -64,92 +63,95 @@ library Certificates {
     }
 
     /// @dev The role matters: without it, a key taken out of any one machine could sign collateral for all of them.
-    function roleOf(bytes calldata name, uint256 powers) private pure returns (Role) {
-        (bytes calldata subject,) = Der.take(name, Der.SEQUENCE);
-        if (hasRole(subject, "SGX PCK Certificate", 19) || hasRole(subject, "SGX TCB Signing", 15)) {
+    function roleOf(bytes calldata subject, uint256 powers) private pure returns (Role) {
+        bytes calldata name = commonName(subject);
+        if (endsWith(name, "SGX PCK Certificate", 19)) {
             require(powers & CA == 0, CertificateRole());
-            return hasRole(subject, "SGX TCB Signing", 15) ? Role.TcbSigner : Role.Pck;
+            return Role.Pck;
         }
-        require(
-            hasRole(subject, "SGX PCK Platform CA", 19) || hasRole(subject, "SGX PCK Processor CA", 20), CertificateRole()
-        );
+        if (endsWith(name, "SGX TCB Signing", 15)) {
+            require(powers & CA == 0, CertificateRole());
+            return Role.TcbSigner;
+        }
+        require(endsWith(name, "SGX PCK Platform CA", 19) || endsWith(name, "SGX PCK Processor CA", 20), CertificateRole());
         require(powers == CA | SIGNS_CERTIFICATES | SIGNS_CRLS, CertificateRole());
         return Role.PckCa;
     }
 
-    /// @notice Takes the algorithm identifier of ECDSA with SHA-256 (RFC 5758 section 3.2).
-    function algorithm(bytes calldata der) internal pure returns (bytes calldata rest) {
-        bytes calldata part;
-        (part, rest) = Der.take(der, Der.SEQUENCE);
-        require(part.length == 10 && bytes10(part) == ECDSA_SHA256, MalformedCertificate());
+    /// @dev The one common name of a distinguished name (RFC 5280 section 4.1.2.4), empty where there is none. Each of the vendor's relative
+    ///      names has one attribute; a name with more is refused.
+    function commonName(bytes calldata der) private pure returns (bytes calldata name) {
+        bytes calldata sets;
+        (sets, name) = Der.take(der, Der.SEQUENCE);
+        bool found;
+        while (sets.length > 0) {
+            bytes calldata set;
+            (set, sets) = Der.take(sets, Der.SET);
+            uint256 head = Der.first(set);
+            require(head >> 248 == Der.SEQUENCE && ((head >> 240) & 0xff) + 2 == set.length, MalformedCertificate());
+            if ((head >> 200) & 0xffffffffff != COMMON_NAME) continue;
+            require(!found, MalformedCertificate());
+            found = true;
+            // The text itself, whichever kind of string it is.
+            (name, set) = Der.take(set[7:], (head >> 192) & 0xff);
+            require(set.length == 0, MalformedCertificate());
+        }
     }
 
-    /// @dev Tells whether a subject's one common name ends in a role.
-    function hasRole(bytes calldata subject, bytes32 role, uint256 size) private pure returns (bool found) {
-        while (subject.length > 0) {
-            bytes calldata set;
-            (set, subject) = Der.take(subject, Der.SET);
-            while (set.length > 0) {
-                bytes calldata attribute;
-                (attribute, set) = Der.take(set, Der.SEQUENCE);
-                (bytes calldata id, bytes calldata value) = Der.take(attribute, Der.OID);
-                if (!Der.equals(id, COMMON_NAME, 3)) continue;
-                require(!found, MalformedCertificate());
-                // The value is a tag, a length and the text; the text ends where the value ends.
-                if (value.length < size + 2 || bytes32(value[value.length - size:]) != role) return false;
-                found = true;
-            }
+    function endsWith(bytes calldata text, bytes32 ending, uint256 size) private pure returns (bool same) {
+        if (text.length < size) return false;
+        assembly ("memory-safe") {
+            let shift := sub(256, mul(8, size))
+            same := eq(shr(shift, calldataload(sub(add(text.offset, text.length), size))), shr(shift, ending))
         }
+    }
+
+    /// @notice Takes the algorithm identifier of ECDSA with SHA-256 (RFC 5758 section 3.2).
+    function algorithm(bytes calldata der) internal pure returns (bytes calldata rest) {
+        return Der.expect(der, 0x300a06082a8648ce3d040302, 12);
     }
 
     /// @dev Subject public key: id-ecPublicKey on prime256v1, uncompressed (RFC 5480 section 2).
     function key(Certificate memory c, bytes calldata der) private pure returns (bytes calldata rest) {
-        bytes calldata part;
-        (part, rest) = Der.take(der, Der.SEQUENCE);
-        require(
-            part.length == 89 && bytes25(part) == hex"301306072a8648ce3d020106082a8648ce3d03010703420004",
-            MalformedCertificate()
-        );
-        c.x = bytes32(part[25:57]);
-        c.y = bytes32(part[57:89]);
+        rest = Der.expect(der, 0x3059301306072a8648ce3d020106082a8648ce3d03010703420004, 27);
+        require(rest.length >= 64, MalformedCertificate());
+        c.x = bytes32(rest[0:32]);
+        c.y = bytes32(rest[32:64]);
+        rest = rest[64:];
     }
 
     /// @dev RFC 5280 section 4.2: no extension that is known here twice, and none that is critical and unknown.
     function extensions(bytes calldata der) private pure returns (uint256 powers, bytes calldata sgx) {
-        (bytes calldata list, bytes calldata value) = Der.take(der, Der.SEQUENCE);
-        require(value.length == 0, MalformedCertificate());
-        sgx = value;
+        bytes calldata list;
+        (list, sgx) = Der.take(der, Der.SEQUENCE);
+        require(sgx.length == 0, MalformedCertificate());
         uint256 seen;
         while (list.length > 0) {
-            bytes calldata id;
-            (id, list) = Der.take(list, Der.SEQUENCE);
-            (id, value) = Der.take(id, Der.OID);
-            bool critical;
-            (critical, value) = extensionValue(value);
+            bytes calldata entry;
+            (entry, list) = Der.take(list, Der.SEQUENCE);
+            uint256 head = Der.first(entry);
             uint256 known;
-            if (Der.equals(id, BASIC_CONSTRAINTS, 3)) {
+            if (head >> 216 == BASIC_CONSTRAINTS) {
                 known = 1;
-                powers |= basicConstraints(value);
-            } else if (Der.equals(id, KEY_USAGE, 3)) {
+                powers |= basicConstraints(extensionValue(entry[5:], true));
+            } else if (head >> 216 == KEY_USAGE) {
                 known = 2;
-                powers |= keyUsage(value);
-            } else if (Der.equals(id, SGX, 9)) {
+                powers |= keyUsage(extensionValue(entry[5:], true));
+            } else if (head >> 168 == SGX) {
                 known = 4;
-                sgx = value;
+                sgx = extensionValue(entry[11:], false);
+            } else {
+                (, entry) = Der.take(entry, Der.OID);
+                extensionValue(entry, false);
             }
-            require(known == 0 ? !critical : seen & known == 0, MalformedCertificate());
+            require(known == 0 || seen & known == 0, MalformedCertificate());
             seen |= known;
         }
     }
 
-    function extensionValue(bytes calldata der) private pure returns (bool critical, bytes calldata value) {
-        critical = Der.next(der, 0x01);
-        value = der;
-        if (critical) {
-            (der, value) = Der.take(der, 0x01);
-            require(Der.equals(der, 0xff, 1), MalformedCertificate());
-        }
-        (value, der) = Der.take(value, Der.OCTETS);
+    function extensionValue(bytes calldata der, bool mayBeCritical) private pure returns (bytes calldata value) {
+        if (mayBeCritical && Der.next(der, 0x01)) der = Der.expect(der, 0x0101ff, 3);
+        (value, der) = Der.take(der, Der.OCTETS);
         require(der.length == 0, MalformedCertificate());
     }
 

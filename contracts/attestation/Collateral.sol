@@ -5,10 +5,18 @@ import {DataStore} from "./DataStore.sol";
 import {Role} from "./Certificates.sol";
 import {P256} from "./P256.sol";
 import {Platforms} from "./Platforms.sol";
+import {Tables} from "./Tables.sol";
 import {TcbText} from "./TcbTexts.sol";
 
 /// @notice Keeps the vendor's TCB info and quoting enclave identity: anyone posts the signed text, the levels are read out of those very bytes.
 abstract contract Collateral is Platforms {
+    /// @notice Names a signer of collateral: its key and the Keccak-256 of its name, as DER.
+    struct Signer {
+        bytes32 x;
+        bytes32 y;
+        bytes32 name;
+    }
+
     /// @notice Fills one slot; the levels lie in the code of an account.
     struct Posted {
         address table;
@@ -20,8 +28,8 @@ abstract contract Collateral is Platforms {
 
     /// @notice TCB info by FMSPC and PCE id.
     mapping(bytes8 platform => Posted) public tcbInfos;
-    /// @notice The identity of the TD quoting enclave.
-    Posted public qeIdentity;
+
+    uint256 internal constant QE_DATES = 12;
 
     event TcbInfoPosted(bytes8 indexed platform, uint16 evaluation, uint40 issueDate, uint40 nextUpdate, bytes32 text);
     event QeIdentityPosted(uint16 evaluation, uint40 issueDate, uint40 nextUpdate, bytes32 text);
@@ -33,9 +41,9 @@ abstract contract Collateral is Platforms {
     error CollateralTooOld(uint256 issueDate, uint256 evaluation);
 
     /// @notice Posts TCB info. Never goes back: neither the evaluation number nor the issue date may be lower than what was posted.
-    /// @param signer id of the key that signed it
+    /// @param signer who signed it
     /// @param text the exact bytes that were signed
-    function postTcbInfo(bytes32 signer, bytes calldata text, bytes32 r, bytes32 s) external {
+    function postTcbInfo(Signer calldata signer, bytes calldata text, bytes32 r, bytes32 s) external {
         bytes32 digest = checkText(signer, text, r, s);
         (TcbText memory info, bytes memory table) = reader.tcbInfo(text);
         post(tcbInfos[info.platform], info, table);
@@ -43,47 +51,76 @@ abstract contract Collateral is Platforms {
     }
 
     /// @notice Posts the identity of the TD quoting enclave, on the same terms.
-    function postQeIdentity(bytes32 signer, bytes calldata text, bytes32 r, bytes32 s) external {
+    function postQeIdentity(Signer calldata signer, bytes calldata text, bytes32 r, bytes32 s) external {
         bytes32 digest = checkText(signer, text, r, s);
         (TcbText memory info, bytes memory table) = reader.qeIdentity(text);
-        post(qeIdentity, info, table);
+        checkNewer(qeIdentity(), info);
+        // Its dates lie beside its levels, so that registering reads one slot less.
+        tcbRules.qeTable = DataStore.write(
+            abi.encodePacked(
+                uint32(info.issueDate), uint32(info.nextUpdate), uint16(info.evaluation), tcbRules.collateralEpoch, table
+            )
+        );
         emit QeIdentityPosted(uint16(info.evaluation), uint40(info.issueDate), uint40(info.nextUpdate), digest);
     }
 
-    /// @dev Loads a table that is in force under the rules, and the moment it lapses.
-    function current(Posted memory posted, Rules memory inForce, bytes8 platform)
-        internal
-        view
-        returns (bytes memory table, uint256 validUntil)
-    {
+    /// @notice Tells what identity of the quoting enclave is posted; zeros where there is none.
+    function qeIdentity() public view returns (Posted memory posted) {
+        address account = tcbRules.qeTable;
+        if (account != address(0)) posted = datesOf(account, DataStore.read(account));
+    }
+
+    /// @dev Loads the levels of a platform's TCB info that is in force, and the moment it lapses.
+    function tcbTable(bytes8 platform, TcbRules memory inForce) internal view returns (bytes memory table, uint256 until) {
+        Posted memory posted = tcbInfos[platform];
+        until = checkCurrent(posted, inForce, platform);
+        table = DataStore.read(posted.table);
+    }
+
+    /// @dev Loads the quoting enclave's identity that is in force, and the moment it lapses. Its levels begin after `QE_DATES` bytes.
+    function qeTable(TcbRules memory inForce) internal view returns (bytes memory table, uint256 until) {
+        address account = inForce.qeTable;
+        require(account != address(0), CollateralMissing(0));
+        table = DataStore.read(account);
+        until = checkCurrent(datesOf(account, table), inForce, 0);
+    }
+
+    function datesOf(address account, bytes memory table) private pure returns (Posted memory) {
+        uint256 dates = Tables.read(table, 0, QE_DATES);
+        return Posted(account, uint32(dates >> 64), uint32(dates >> 32), uint16(dates >> 16), uint16(dates));
+    }
+
+    function checkCurrent(Posted memory posted, TcbRules memory inForce, bytes8 platform) private view returns (uint256) {
         require(posted.table != address(0) && posted.collateralEpoch == inForce.collateralEpoch, CollateralMissing(platform));
-        uint256 oldest = uint256(posted.issueDate) + inForce.maxCollateralAge;
+        uint256 oldest = uint256(posted.issueDate) + uint256(inForce.maxCollateralAgeHours) * 1 hours;
         require(posted.nextUpdate >= block.timestamp, CollateralNotCurrent(posted.issueDate, posted.nextUpdate));
         require(
             oldest >= block.timestamp && posted.evaluation >= inForce.minEvaluation,
             CollateralTooOld(posted.issueDate, posted.evaluation)
         );
-        validUntil = oldest < posted.nextUpdate ? oldest : posted.nextUpdate;
-        table = DataStore.read(posted.table);
+        return oldest < posted.nextUpdate ? oldest : posted.nextUpdate;
     }
 
-    function checkText(bytes32 signer, bytes calldata text, bytes32 r, bytes32 s) private view returns (bytes32 digest) {
-        Issuer storage issuer = usable(signer);
-        require(issuer.role == Role.TcbSigner, CertificateRole());
+    function checkText(Signer calldata signer, bytes calldata text, bytes32 r, bytes32 s) private view returns (bytes32 digest) {
+        require(usable(issuerId(signer.x, signer.y, signer.name)).role == Role.TcbSigner, CertificateRole());
         digest = sha256(text);
-        require(P256.verify(digest, r, s, issuer.x, issuer.y), CollateralNotSigned());
+        require(P256.verify(digest, r, s, signer.x, signer.y), CollateralNotSigned());
     }
 
-    function post(Posted storage posted, TcbText memory info, bytes memory table) private {
+    function checkNewer(Posted memory before, TcbText memory info) private view {
         require(
             info.issueDate <= block.timestamp && block.timestamp <= info.nextUpdate,
             CollateralNotCurrent(info.issueDate, info.nextUpdate)
         );
-        Posted memory before = posted;
         require(
             info.evaluation >= before.evaluation && info.issueDate >= before.issueDate,
             CollateralOlderThanPosted(info.evaluation, info.issueDate)
         );
+    }
+
+    function post(Posted storage posted, TcbText memory info, bytes memory table) private {
+        Posted memory before = posted;
+        checkNewer(before, info);
         // The vendor signs the same levels anew every day; only levels that differ are stored again.
         if (before.table == address(0) || before.table.codehash != keccak256(abi.encodePacked(bytes1(0), table))) {
             posted.table = DataStore.write(table);
@@ -91,6 +128,6 @@ abstract contract Collateral is Platforms {
         posted.issueDate = uint32(info.issueDate);
         posted.nextUpdate = uint32(info.nextUpdate);
         posted.evaluation = uint16(info.evaluation);
-        posted.collateralEpoch = rules.collateralEpoch;
+        posted.collateralEpoch = tcbRules.collateralEpoch;
     }
 }

@@ -16,22 +16,23 @@ library Der {
     /// @notice Takes one element with this tag; lengths up to 65,535, in their shortest form.
     function take(bytes calldata der, uint256 tag) internal pure returns (bytes calldata content, bytes calldata rest) {
         uint256 head = first(der);
-        require(head >> 248 == tag, MalformedDer());
         uint256 start = 2;
         uint256 length = (head >> 240) & 0xff;
+        bool shortest = true;
         if (length == 0x81) {
             start = 3;
             length = (head >> 232) & 0xff;
-            require(length >= 0x80, MalformedDer());
-        } else if (length == 0x82) {
+            shortest = length >= 0x80;
+        } else if (length >= 0x80) {
             start = 4;
+            shortest = length == 0x82;
             length = (head >> 224) & 0xffff;
-            require(length >= 0x100, MalformedDer());
-        } else {
-            require(length < 0x80, MalformedDer());
+            shortest = shortest && length >= 0x100;
         }
-        // Bytes read past the end of `der` are caught here: `start` or the length leads outside.
-        require(start + length <= der.length, MalformedDer());
+        // Bytes read past the end of `der` are caught here too: `start` or the length leads outside.
+        unchecked {
+            require(head >> 248 == tag && shortest && start + length <= der.length, MalformedDer());
+        }
         assembly ("memory-safe") {
             content.offset := add(der.offset, start)
             content.length := length
@@ -43,7 +44,10 @@ library Der {
     /// @notice Takes one element and gives it whole, tag and length included.
     function whole(bytes calldata der, uint256 tag) internal pure returns (bytes calldata element, bytes calldata rest) {
         (, rest) = take(der, tag);
-        element = der[0:der.length - rest.length];
+        assembly ("memory-safe") {
+            element.offset := der.offset
+            element.length := sub(der.length, rest.length)
+        }
     }
 
     /// @notice Tells whether an element with this tag is next.
@@ -56,53 +60,52 @@ library Der {
         return content.length == size && first(content) >> (256 - 8 * size) == expected;
     }
 
+    /// @notice Takes up to 32 bytes that must be exactly these, given in the low end of a word.
+    function expect(bytes calldata der, uint256 expected, uint256 size) internal pure returns (bytes calldata rest) {
+        unchecked {
+            require(der.length >= size && first(der) >> (256 - 8 * size) == expected, MalformedDer());
+        }
+        assembly ("memory-safe") {
+            rest.offset := add(der.offset, size)
+            rest.length := sub(der.length, size)
+        }
+    }
+
     /// @notice Takes an INTEGER from 0 to the largest that fits `size` bytes (at most 31).
     function number(bytes calldata der, uint256 size) internal pure returns (uint256 value, bytes calldata rest) {
         bytes calldata content;
         (content, rest) = take(der, INTEGER);
         require(content.length > 0 && content.length <= size + 1, MalformedDer());
-        value = first(content) >> (256 - 8 * content.length);
-        uint256 top = 8 * content.length - 8;
-        require(value >> (top + 7) == 0, MalformedDer());
-        // X.690 section 8.3.2: the first nine bits are not all alike.
-        require(content.length == 1 || value >> (top - 1) != 0, MalformedDer());
-        require(value >> (8 * size) == 0, MalformedDer());
+        unchecked {
+            uint256 bits = 8 * content.length;
+            value = first(content) >> (256 - bits);
+            // X.690 section 8.3.2: not negative, and the first nine bits are not all zero.
+            require(
+                value >> (bits - 1) == 0 && (bits == 8 || value >> (bits - 9) != 0) && value >> (8 * size) == 0,
+                MalformedDer()
+            );
+        }
     }
 
     /// @notice Takes a UTCTime or a GeneralizedTime (RFC 5280 section 4.1.2.5), as unix seconds.
     function time(bytes calldata der) internal pure returns (uint256 unix, bytes calldata rest) {
         bytes calldata text;
-        uint256 year;
-        uint256 position;
         if (next(der, 0x17)) {
             (text, rest) = take(der, 0x17);
-            require(text.length == 13, MalformedDer());
-            year = digits(text, 0);
-            year += year < 50 ? 2000 : 1900;
-            position = 2;
+            uint256 word = first(text);
+            require(text.length == 13 && (word >> 152) & 0xff == 0x5a, MalformedDer());
+            uint256 year = Time.digits(word, 0);
+            unix = Time.unixOf(year + (year < 50 ? 2000 : 1900), word, 2, 2);
         } else {
             (text, rest) = take(der, 0x18);
-            require(text.length == 15, MalformedDer());
-            year = digits(text, 0) * 100 + digits(text, 2);
-            position = 4;
-        }
-        require(text[text.length - 1] == "Z", MalformedDer());
-        uint256[5] memory part;
-        for (uint256 i = 0; i < 5; i++) part[i] = digits(text, position + 2 * i);
-        require(Time.isMoment(year, part[0], part[1], part[2], part[3], part[4]), MalformedDer());
-        unix = Time.unixOf(year, part[0], part[1], part[2], part[3], part[4]);
-    }
-
-    function digits(bytes calldata text, uint256 position) private pure returns (uint256) {
-        unchecked {
-            uint256 tens = uint256(uint8(text[position])) - 48;
-            uint256 ones = uint256(uint8(text[position + 1])) - 48;
-            require(tens < 10 && ones < 10, MalformedDer());
-            return tens * 10 + ones;
+            uint256 word = first(text);
+            require(text.length == 15 && (word >> 136) & 0xff == 0x5a, MalformedDer());
+            unix = Time.unixOf(Time.digits(word, 0) * 100 + Time.digits(word, 2), word, 4, 2);
         }
     }
 
-    function first(bytes calldata der) private pure returns (uint256 word) {
+    /// @notice Reads the word at the start; what lies past the end is whatever follows in the call.
+    function first(bytes calldata der) internal pure returns (uint256 word) {
         assembly ("memory-safe") {
             word := calldataload(der.offset)
         }

@@ -11,6 +11,7 @@ import {P256} from "./P256.sol";
 /// @dev Warning: a revocation counts once somebody has posted it. Whether the root's own list is recent is not asked for; those of
 ///      platform CAs are, unless the policy's owner waives it.
 abstract contract Issuers is MeasurementPolicy {
+    /// @notice Fills one slot; the key and the name are committed to by the id.
     struct Issuer {
         Role role;
         bool revoked;
@@ -18,14 +19,14 @@ abstract contract Issuers is MeasurementPolicy {
         uint40 crlThisUpdate;
         uint40 crlNextUpdate; // zero while no list of this issuer was posted
         uint112 crlNumber;
-        bytes32 x;
-        bytes32 y;
     }
 
     /// @notice Reads what the vendor signs; made with this contract, so that it can be no other.
     AttestationReader public immutable reader;
     /// @notice Id of the pinned root among the issuers.
     bytes32 public immutable root;
+    bytes32 private immutable rootX;
+    bytes32 private immutable rootY;
     /// @notice Issuers by their id (see `issuerId`).
     mapping(bytes32 issuer => Issuer) public issuers;
     /// @notice Whether a list of an issuer has named a certificate; keyed by `serialKey`.
@@ -42,19 +43,20 @@ abstract contract Issuers is MeasurementPolicy {
     error CertificateRole();
     error CertificateIsRevoked(bytes32 issuer, uint256 serial);
     error IssuerUnknown(bytes32 issuer);
-    error IssuerMismatch(bytes32 issuer);
+    error IssuerMismatch(bytes32 name);
     error IssuerRevoked(bytes32 issuer);
     error CrlNotSigned();
     error CrlNotCurrent(uint256 thisUpdate, uint256 nextUpdate);
     error CrlOlderThanPosted(uint256 number, uint256 thisUpdate);
     error CrlMissing(bytes32 issuer);
 
-    /// @param rootX rootY P-256 key of the root
+    /// @param rootX_ rootY_ P-256 key of the root
     /// @param rootName Keccak-256 of the root's subject, as DER
-    constructor(bytes32 rootX, bytes32 rootY, bytes32 rootName) {
+    constructor(bytes32 rootX_, bytes32 rootY_, bytes32 rootName) {
         reader = new AttestationReader();
-        root = issuerId(rootX, rootY, rootName);
-        issuers[root] = Issuer(Role.Root, false, type(uint40).max, 0, 0, 0, rootX, rootY);
+        (rootX, rootY) = (rootX_, rootY_);
+        root = issuerId(rootX_, rootY_, rootName);
+        issuers[root] = Issuer(Role.Root, false, type(uint40).max, 0, 0, 0);
     }
 
     /// @notice Names an issuer: its key and the Keccak-256 of its name, as DER, so that neither can be taken for another's.
@@ -70,13 +72,14 @@ abstract contract Issuers is MeasurementPolicy {
     /// @notice Adds a CA of PCK certificates or a signer of TCB collateral, which the pinned root has signed; anyone may.
     /// @param tbs the signed part of the certificate, as DER
     function addIssuer(bytes calldata tbs, bytes32 r, bytes32 s) external returns (bytes32 id) {
-        checkSigned(tbs, r, s, root);
+        require(P256.verify(sha256(tbs), r, s, rootX, rootY), CertificateNotSigned());
         Certificate memory c = reader.certificate(tbs);
-        checkIssued(c, root);
+        require(issuerId(rootX, rootY, c.issuer) == root, IssuerMismatch(c.issuer));
+        checkCertificate(c, root);
         require(c.role == Role.PckCa || c.role == Role.TcbSigner, CertificateRole());
         id = issuerId(c.x, c.y, c.subject);
         Issuer storage issuer = issuers[id];
-        if (issuer.role == Role.None) (issuer.role, issuer.x, issuer.y) = (c.role, c.x, c.y);
+        issuer.role = c.role;
         issuer.notAfter = uint40(c.notAfter);
         issuerOfSerial[serialKey(root, c.serial)] = id;
         emit IssuerAdded(id, c.role, uint40(c.notAfter));
@@ -84,13 +87,14 @@ abstract contract Issuers is MeasurementPolicy {
 
     /// @notice Posts a revocation list an issuer has signed and marks certificates it names; anyone may, with one no older than the last.
     /// @param tbs the signed part of the list, as DER
+    /// @param x y the issuer's key
     /// @param offsets where in `tbs` the entries to mark begin, ascending; none just renews the list's dates
-    function postCrl(bytes32 id, bytes calldata tbs, bytes32 r, bytes32 s, uint256[] calldata offsets) external {
-        Issuer storage issuer = usable(id);
-        require(issuer.role == Role.Root || issuer.role == Role.PckCa, CertificateRole());
-        require(P256.verify(sha256(tbs), r, s, issuer.x, issuer.y), CrlNotSigned());
+    function postCrl(bytes calldata tbs, bytes32 r, bytes32 s, bytes32 x, bytes32 y, uint256[] calldata offsets) external {
+        require(P256.verify(sha256(tbs), r, s, x, y), CrlNotSigned());
         (Crl memory crl, uint256[] memory serials) = reader.crl(tbs, offsets);
-        require(issuerId(issuer.x, issuer.y, crl.issuer) == id, IssuerMismatch(id));
+        bytes32 id = issuerId(x, y, crl.issuer);
+        Issuer memory issuer = usable(id);
+        require(issuer.role == Role.Root || issuer.role == Role.PckCa, CertificateRole());
         require(
             crl.thisUpdate <= block.timestamp && block.timestamp <= crl.nextUpdate,
             CrlNotCurrent(crl.thisUpdate, crl.nextUpdate)
@@ -102,26 +106,21 @@ abstract contract Issuers is MeasurementPolicy {
         issuer.crlNumber = uint112(crl.number);
         issuer.crlThisUpdate = uint40(crl.thisUpdate);
         issuer.crlNextUpdate = uint40(crl.nextUpdate);
+        issuers[id] = issuer;
         emit CrlPosted(id, uint112(crl.number), uint40(crl.nextUpdate));
         for (uint256 i = 0; i < serials.length; i++) markRevoked(id, serials[i]);
     }
 
     /// @dev Gives an issuer that may vouch now.
-    function usable(bytes32 id) internal view returns (Issuer storage issuer) {
+    function usable(bytes32 id) internal view returns (Issuer memory issuer) {
         issuer = issuers[id];
         require(issuer.role != Role.None, IssuerUnknown(id));
         require(!issuer.revoked, IssuerRevoked(id));
         require(issuer.notAfter >= block.timestamp, CertificateExpired(issuer.notAfter));
     }
 
-    /// @dev Nothing is read of a certificate before its signature holds.
-    function checkSigned(bytes calldata tbs, bytes32 r, bytes32 s, bytes32 id) internal view {
-        require(P256.verify(sha256(tbs), r, s, issuers[id].x, issuers[id].y), CertificateNotSigned());
-    }
-
-    /// @dev Name, window and revocation of a certificate by the issuer that signed it.
-    function checkIssued(Certificate memory c, bytes32 id) internal view {
-        require(issuerId(issuers[id].x, issuers[id].y, c.issuer) == id, IssuerMismatch(id));
+    /// @dev Window and revocation of a certificate that an issuer has signed.
+    function checkCertificate(Certificate memory c, bytes32 id) internal view {
         require(c.notBefore <= block.timestamp, CertificateNotYetValid(c.notBefore));
         require(c.notAfter >= block.timestamp, CertificateExpired(c.notAfter));
         require(!revokedSerials[serialKey(id, c.serial)], CertificateIsRevoked(id, c.serial));
@@ -136,6 +135,6 @@ abstract contract Issuers is MeasurementPolicy {
         if (child == 0) return;
         issuers[child].revoked = true;
         // What a revoked signer has signed counts no more, whoever posted it.
-        if (issuers[child].role == Role.TcbSigner) rules.collateralEpoch++;
+        if (issuers[child].role == Role.TcbSigner) tcbRules.collateralEpoch++;
     }
 }

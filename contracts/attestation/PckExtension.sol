@@ -10,16 +10,16 @@ struct Platform {
     bytes2 pceId;
     bytes6 fmspc;
     uint40 notAfter; // unix seconds
-    bool denied;
+    uint8 barred; // bit 0: denied by the policy's owner; bit 1: revoked by the CA
 }
 
 /// @notice Reads Intel's extension of PCK certificates.
 library PckExtension {
     error MalformedPckExtension();
 
+    // 1.2.840.113741.1.13.1, with the tag and length of a member's identifier, which is one arc longer.
+    uint256 private constant MEMBER = 0x060a2a864886f84d010d01;
     uint256 private constant TCB = 0x2a864886f84d010d0102;
-    uint256 private constant PCE_ID = 0x2a864886f84d010d0103;
-    uint256 private constant FMSPC = 0x2a864886f84d010d0104;
 
     /// @notice Reads the extension. Intel SGX PCK Certificate specification, section 1.3.5: each member once.
     function read(bytes calldata sgx) internal pure returns (Platform memory platform) {
@@ -27,49 +27,64 @@ library PckExtension {
         require(value.length == 0, MalformedPckExtension());
         uint256 seen;
         while (list.length > 0) {
-            bytes calldata id;
-            (id, list) = Der.take(list, Der.SEQUENCE);
-            (id, value) = Der.take(id, Der.OID);
-            uint256 known = Der.equals(id, TCB, 10) ? 1 : Der.equals(id, PCE_ID, 10) ? 2 : Der.equals(id, FMSPC, 10) ? 4 : 0;
-            if (known == 0) continue;
-            require(seen & known == 0, MalformedPckExtension());
-            seen |= known;
-            (value, id) = Der.take(value, known == 1 ? Der.SEQUENCE : Der.OCTETS);
-            require(id.length == 0, MalformedPckExtension());
-            if (known == 1) {
+            (value, list) = Der.take(list, Der.SEQUENCE);
+            uint256 head = Der.first(value);
+            uint256 member = (head >> 160) & 0xff;
+            if (head >> 168 != MEMBER || member < 2 || member > 4) continue;
+            require((seen >> member) & 1 == 0, MalformedPckExtension());
+            seen |= 1 << member;
+            if (member == 2) {
+                (value, sgx) = Der.take(value[12:], Der.SEQUENCE);
+                require(sgx.length == 0, MalformedPckExtension());
                 readTcb(platform, value);
-            } else if (known == 2) {
-                require(value.length == 2, MalformedPckExtension());
-                platform.pceId = bytes2(value);
+            } else if (member == 3) {
+                platform.pceId = bytes2(octets(value, 2));
             } else {
-                require(value.length == 6, MalformedPckExtension());
-                platform.fmspc = bytes6(value);
+                platform.fmspc = bytes6(octets(value, 6));
             }
         }
-        require(seen == 7, MalformedPckExtension());
+        require(seen == 0x1c, MalformedPckExtension());
     }
 
-    /// @dev Members 1 to 16 are the components, 17 is PCESVN; 18 repeats them as CPUSVN.
+    function octets(bytes calldata value, uint256 size) private pure returns (bytes32) {
+        (bytes calldata content, bytes calldata none) = Der.take(value[12:], Der.OCTETS);
+        require(content.length == size && none.length == 0, MalformedPckExtension());
+        return bytes32(content);
+    }
+
+    /// @dev Members 1 to 16 are the components, 17 is PCESVN, in this order; 18 repeats the components as CPUSVN.
     function readTcb(Platform memory platform, bytes calldata list) private pure {
-        uint256 components;
-        uint256 seen;
-        while (list.length > 0) {
-            bytes calldata value;
-            (value, list) = Der.take(list, Der.SEQUENCE);
-            bytes calldata id;
-            (id, value) = Der.take(value, Der.OID);
-            require(id.length == 11 && bytes10(id) == bytes10(uint80(TCB)), MalformedPckExtension());
-            uint256 index = uint8(id[10]);
-            require(index >= 1 && index <= 18 && (seen >> index) & 1 == 0, MalformedPckExtension());
-            seen |= 1 << index;
-            if (index == 18) continue;
-            uint256 svn;
-            (svn, value) = Der.number(value, index == 17 ? 2 : 1);
-            require(value.length == 0, MalformedPckExtension());
-            if (index == 17) platform.pceSvn = uint16(svn);
-            else components |= svn << (8 * (16 - index));
+        unchecked {
+            uint256 components;
+            uint256 p;
+            for (uint256 index = 1; index < 17; index++) {
+                uint256 svn;
+                (svn, p) = readSvn(list, p, index);
+                require(svn < 0x100, MalformedPckExtension());
+                components = (components << 8) | svn;
+            }
+            platform.components = bytes16(uint128(components));
+            (components, p) = readSvn(list, p, 17);
+            require(p <= list.length && components < 0x10000, MalformedPckExtension());
+            platform.pceSvn = uint16(components);
         }
-        require(seen & 0x3fffe == 0x3fffe, MalformedPckExtension());
-        platform.components = bytes16(uint128(components));
+    }
+
+    /// @dev One word holds SEQUENCE { OID of 11 bytes, INTEGER of 1 to 3 }: 15 bytes before the INTEGER, all of them known but a length.
+    function readSvn(bytes calldata list, uint256 p, uint256 index) private pure returns (uint256 svn, uint256 next) {
+        unchecked {
+            uint256 word;
+            assembly ("memory-safe") {
+                word := calldataload(add(list.offset, p))
+            }
+            uint256 size = (word >> 120) & 0xff;
+            require(size > 0 && size < 4, MalformedPckExtension());
+            uint256 head = 0x300f060b << 104 | TCB << 24 | index << 16 | 0x0200;
+            require(word >> 120 == head + size + (size << 120), MalformedPckExtension());
+            svn = (word >> (120 - 8 * size)) & ((1 << (8 * size)) - 1);
+            // X.690 section 8.3: not negative, in its shortest form.
+            require(svn >> (8 * size - 1) == 0 && (size == 1 || svn >> (8 * size - 9) != 0), MalformedPckExtension());
+            next = p + 17 + size;
+        }
     }
 }

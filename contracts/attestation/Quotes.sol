@@ -31,8 +31,12 @@ abstract contract Quotes is Collateral {
         uint40 validUntil;
     }
 
+    uint256 private constant HEADER = 0xffffffffffffffff00000000ffffffffffffffffffffffffffffffff00000000;
+    uint256 private constant TDX_QUOTE = 0x000002008100000000000000939a7233f79c4ca9940a0db3957f060700000000;
+
     error UnknownPlatform(bytes32 platform);
     error PlatformIsDenied(bytes32 platform);
+    error PlatformIsRevoked(bytes32 platform);
     error MalformedQuote();
     error UnsupportedQuote();
     error QeReportNotSigned();
@@ -44,36 +48,35 @@ abstract contract Quotes is Collateral {
 
     /// @notice Appraises a quote against what is posted now. Reverts with the reason where a check fails; says nothing of the status's merit.
     function appraise(Quote calldata quote) external view returns (Appraisal memory) {
-        return appraise(quote, rules);
+        return appraise(quote, bodyOf(quote.signed), tcbRules);
     }
 
-    function appraise(Quote calldata quote, Rules memory inForce) internal view returns (Appraisal memory appraisal) {
+    function appraise(Quote calldata quote, bytes calldata body, TcbRules memory inForce)
+        internal
+        view
+        returns (Appraisal memory appraisal)
+    {
         bytes32 id = platformId(quote.platform);
         Platform memory platform = platforms[id];
         require(platform.notAfter != 0, UnknownPlatform(id));
-        require(!platform.denied, PlatformIsDenied(id));
+        require(platform.barred & REVOKED == 0, PlatformIsRevoked(id));
+        require(platform.barred & DENIED == 0, PlatformIsDenied(id));
         require(platform.notAfter >= block.timestamp, CertificateExpired(platform.notAfter));
-        uint256 until = checkIssuer(quote.platform, inForce);
+        uint256 until = checkIssuer(quote.platform.issuer, inForce);
         if (platform.notAfter < until) until = platform.notAfter;
 
         checkSignatures(quote);
-        bytes calldata body = bodyOf(quote.signed);
         checkAttributes(body);
 
         bytes memory table;
         uint256 lapse;
-        (table, lapse) = current(qeIdentity, inForce, 0);
+        (table, lapse) = qeTable(inForce);
         if (lapse < until) until = lapse;
-        appraisal.qeStatus = uint8(Tcb.qeStatus(table, quote.qeReport));
-        (table, lapse) = tcbOf(platform, inForce);
+        appraisal.qeStatus = uint8(Tcb.qeStatus(table, QE_DATES, quote.qeReport));
+        (table, lapse) = tcbTable(bytes8(platform.fmspc) | bytes8(platform.pceId) >> 48, inForce);
         if (lapse < until) until = lapse;
         appraisal.validUntil = uint40(until);
         judge(appraisal, table, platform, body);
-    }
-
-    function tcbOf(Platform memory platform, Rules memory inForce) private view returns (bytes memory, uint256) {
-        bytes8 kind = bytes8(platform.fmspc) | bytes8(bytes2(platform.pceId)) >> 48;
-        return current(tcbInfos[kind], inForce, kind);
     }
 
     /// @dev Platform, module and quoting enclave converge; a 1.5 body also tells the TCB as it is now, and the worse counts.
@@ -91,11 +94,9 @@ abstract contract Quotes is Collateral {
         appraisal.status = uint8(Tcb.converge(Tcb.converge(status, module), appraisal.qeStatus));
     }
 
-    /// @dev The platform's CA stands, has not revoked it, and its list is recent.
-    function checkIssuer(PlatformKey calldata key, Rules memory inForce) private view returns (uint256 until) {
-        bytes32 id = key.issuer;
-        Issuer storage issuer = usable(id);
-        require(!revokedSerials[serialKey(id, key.serial)], CertificateIsRevoked(id, key.serial));
+    /// @dev The platform's CA stands, and its revocation list is recent.
+    function checkIssuer(bytes32 id, TcbRules memory inForce) private view returns (uint256 until) {
+        Issuer memory issuer = usable(id);
         until = issuer.notAfter;
         uint256 nextUpdate = issuer.crlNextUpdate;
         if (nextUpdate == 0) {
@@ -127,21 +128,22 @@ abstract contract Quotes is Collateral {
     function bodyOf(bytes calldata signed) internal pure returns (bytes calldata) {
         uint256 length = signed.length;
         require(length == 632 || length == 638 || length == 702, MalformedQuote());
-        require(bytes16(signed[12:28]) == 0x939a7233f79c4ca9940a0db3957f0607, UnsupportedQuote());
-        bytes8 header = bytes8(signed[0:8]);
+        // Version, key type and TEE type, and the quoting enclave's vendor: all of the first 28 bytes but its versions.
+        uint256 header = uint256(bytes32(signed[0:32])) & HEADER;
         if (length == 632) {
-            require(header == 0x0400020081000000, UnsupportedQuote());
+            require(header == TDX_QUOTE | 4 << 248, UnsupportedQuote());
             return signed[48:];
         }
         bytes6 descriptor = length == 638 ? bytes6(0x020048020000) : bytes6(0x030088020000);
-        require(header == 0x0500020081000000 && bytes6(signed[48:54]) == descriptor, UnsupportedQuote());
+        require(header == TDX_QUOTE | 5 << 248 && bytes6(signed[48:54]) == descriptor, UnsupportedQuote());
         return signed[54:];
     }
 
     function checkAttributes(bytes calldata body) private pure {
         // MRSIGNERSEAM and SEAMATTRIBUTES: the tables hold modules of the vendor's own, unmodified, only.
-        require(bytes32(body[64:96]) == 0 && bytes24(body[96:120]) == 0, ModuleMismatch());
-        bytes8 attributes = bytes8(body[120:128]);
+        uint256 second = uint256(bytes32(body[96:128]));
+        require(bytes32(body[64:96]) == 0 && second >> 64 == 0, ModuleMismatch());
+        bytes8 attributes = bytes8(uint64(second));
         require(attributes & 0x0100000000000000 == 0, DebugEnabled());
         // SEPT_VE_DISABLE must be set; beside it only LASS (bit 27) may be.
         require(attributes & 0xFFFFFFF7FFFFFFFF == 0x0000001000000000, AttributesNotAllowed(attributes));

@@ -92,21 +92,22 @@ library Tcb {
         }
     }
 
-    /// @notice Compares a quoting enclave's report with its identity, and finds the status of its version.
-    function qeStatus(bytes memory table, bytes calldata report) internal pure returns (uint256) {
+    /// @notice Compares a quoting enclave's report with its identity, which begins at `p`, and finds the status of its version.
+    function qeStatus(bytes memory table, uint256 p, bytes calldata report) internal pure returns (uint256) {
         unchecked {
-            uint256 mask = Tables.read(table, 4, 4);
-            uint256 wide = Tables.read(table, 24, 16);
+            uint256 mask = Tables.read(table, p + 4, 4);
+            uint256 wide = Tables.read(table, p + 24, 16);
             require(
-                uint256(uint32(bytes4(report[16:20]))) & mask == Tables.read(table, 0, 4) & mask
-                    && uint256(uint128(bytes16(report[48:64]))) & wide == Tables.read(table, 8, 16) & wide
-                    && uint256(bytes32(report[128:160])) == Tables.read(table, 40, 32)
-                    && little(report[256:258]) == Tables.read(table, 72, 2),
+                uint256(uint32(bytes4(report[16:20]))) & mask == Tables.read(table, p, 4) & mask
+                    && uint256(uint128(bytes16(report[48:64]))) & wide == Tables.read(table, p + 8, 16) & wide
+                    && uint256(bytes32(report[128:160])) == Tables.read(table, p + 40, 32)
+                    && little(report[256:258]) == Tables.read(table, p + 72, 2),
                 QeIdentityMismatch()
             );
             uint256 svn = little(report[258:260]);
-            uint256 p = 75;
-            for (uint256 i = Tables.read(table, 74, 1); i > 0; i--) {
+            uint256 levels = Tables.read(table, p + 74, 1);
+            p += 75;
+            for (; levels > 0; levels--) {
                 if (svn >= Tables.read(table, p, 2)) return Tables.read(table, p + 2, 1);
                 p += 3;
             }

@@ -83,11 +83,7 @@ library Text {
                     == (0x2d << 216 | 0x2d << 192 | 0x54 << 168 | 0x3a << 144 | 0x3a << 120 | 0x5a << 96),
                 UnexpectedText()
             );
-            uint256[5] memory part;
-            for (uint256 i = 0; i < 5; i++) part[i] = digits(text, 5 + 3 * i);
-            uint256 year = digits(text, 0) * 100 + digits(text, 2);
-            require(Time.isMoment(year, part[0], part[1], part[2], part[3], part[4]), UnexpectedText());
-            unix = Time.unixOf(year, part[0], part[1], part[2], part[3], part[4]);
+            unix = Time.unixOf(Time.digits(text, 0) * 100 + Time.digits(text, 2), text, 5, 3);
             next = position + 20;
         }
     }
@@ -109,15 +105,6 @@ library Text {
             }
             require(position < end, UnexpectedText());
             return position;
-        }
-    }
-
-    function digits(uint256 text, uint256 position) private pure returns (uint256) {
-        unchecked {
-            uint256 tens = ((text >> (248 - 8 * position)) & 0xff) - 48;
-            uint256 ones = ((text >> (240 - 8 * position)) & 0xff) - 48;
-            require(tens < 10 && ones < 10, UnexpectedText());
-            return tens * 10 + ones;
         }
     }
 }

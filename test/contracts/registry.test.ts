@@ -111,14 +111,14 @@ describe('RunnerRegistry', () => {
     ],
     [
       'a changed statement',
-      { change: claimed(({ statement }) => ({ statement: flip(statement, 80) })) },
+      { change: claimed(({ hpkeKey }) => ({ hpkeKey: flip(hpkeKey, 8) })) },
       'ReportDataMismatch',
     ],
-    ['a statement for another chain', { statement: { chainId: 1n } }, 'StatementMismatch'],
-    ['a statement for another registry', { statement: { registry: toHex(new Uint8Array(20)) } }, 'StatementMismatch'],
+    ['a statement for another chain', { statement: { chainId: 1n } }, 'ReportDataMismatch'],
+    ['a statement for another registry', { statement: { registry: toHex(new Uint8Array(20)) } }, 'ReportDataMismatch'],
     ['a production statement under a development root', { statement: { root: 'vendor' } }, 'ReportDataMismatch'],
     ['an expired statement', { statement: { notAfter: 1n } }, 'StatementExpired'],
-    ['a nonce that is no recent block', { statement: { nonce: new Uint8Array(32).fill(1) } }, 'NonceNotRecent'],
+    ['a nonce that is no recent block', { statement: { nonce: new Uint8Array(32).fill(1) } }, 'ReportDataMismatch'],
     [
       'a nonce of a block to come',
       { change: claimed(({ nonceBlock }) => ({ nonceBlock: nonceBlock + 1_000n })) },
@@ -133,7 +133,7 @@ describe('RunnerRegistry', () => {
     [
       'a quote cut short',
       { change: quoted(({ signed }) => ({ signed: signed.slice(0, 1_000) as Hex })) },
-      'QuoteNotSigned',
+      'MalformedQuote',
     ],
   ]
   test.each(twists)('refusal: %s', async (_, twist, error) => {

@@ -8,7 +8,14 @@ import { buildContracts } from '../../dev/contracts.ts'
 import { type Contracts, deployContracts } from '../../dev/deploy.ts'
 import { developmentKey } from '../../dev/keys.ts'
 import { walletOf } from '../../dev/marketplace.ts'
-import { collateralCall, crlCall, issuerCall, pckCall, quoteForChain } from '../../gpu-runner/registrar.ts'
+import {
+  claimForChain,
+  collateralCall,
+  crlCall,
+  issuerCall,
+  pckCall,
+  quoteForChain,
+} from '../../gpu-runner/registrar.ts'
 import { createDevelopmentTee, type TeeFault } from '../../gpu-runner/tee/development.ts'
 import { batchDigest } from '../../protocol/batch.ts'
 import { fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
@@ -41,7 +48,7 @@ export type Twist = {
 /** The arguments of RunnerRegistry.register. */
 export type Attestation = {
   quote: ReturnType<typeof quoteForChain>
-  claim: { statement: Hex; nonceBlock: bigint; signerY: Hex; provider: Address; signature: Hex }
+  claim: ReturnType<typeof claimForChain>
 }
 
 /** Flips the lowest bit of a byte in hexadecimal. */
@@ -140,13 +147,7 @@ export async function openContracts(chainId?: number) {
       registrationDigest(domain, { runner: runner.address, provider, statement: toHex(sha256(bytes)) }),
     )
     const key = secp256k1.Point.fromBytes(runner.publicKey).toBytes(false)
-    const claim = {
-      statement: toHex(bytes),
-      nonceBlock: block.number,
-      signerY: toHex(key.slice(33)),
-      provider,
-      signature: toHex(signature),
-    }
+    const claim = claimForChain({ statement: bytes, signerKey: key, nonceBlock: block.number, provider, signature })
     const made: Attestation = { quote, claim }
     return twist.change?.(made) ?? made
   }

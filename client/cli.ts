@@ -23,6 +23,7 @@ import {
   verifyEvidence,
 } from '../protocol/evidence/index.ts'
 import { developmentRoots, localChainIds } from '../protocol/evidence/roots.development.ts'
+import { Refused } from '../protocol/evidence/verdict.ts'
 import { tensorsFromJson, tensorToJson } from '../protocol/oip.ts'
 import { receiptToJson } from '../protocol/receipt.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
@@ -41,7 +42,7 @@ const usage = `assay <command> [--json]
   runners                                                   lists the machines and their verdicts
   buy <model> --input tensors.json [--max-price p] [--bundle file]   buys one verified inference
   verify <bundle.json> [--development-root base64]          checks a kept bundle, offline
-  evidence verify <file> [--collateral file] [--now unix] [--policy file]   judges a machine's evidence, one row a check
+  evidence verify <file> [--collateral file]... [--now unix] [--policy file]   judges a machine's evidence, one row a check
   balance [--of publisher|buyer|provider]                   shows money in wallet and escrow
   deposit <amount>                                          deposits for the buyer
 
@@ -256,15 +257,18 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
   },
 
   async 'evidence verify'(path, values) {
-    const { evidence, collateral, now } = readEvidenceFiles(
+    const asked = values.now === undefined ? null : Number(amount(values.now, '--now'))
+    const { evidence, collateral, now, rimSigner } = await readEvidenceFiles(
       file(path, 'the file of evidence to verify'),
       (values.collateral ?? []).map((each) => file(each, 'a file of collateral')),
+      asked,
     )
-    const at = values.now === undefined ? (now ?? Math.floor(Date.now() / 1000)) : Number(amount(values.now, '--now'))
+    const at = asked ?? now ?? Math.floor(Date.now() / 1000)
     const policy = { ...evidencePolicy, ...(values.policy ? (json(values.policy, 'a policy') as object) : {}) }
     const rows: Check[] = []
     let verdict: Verdict | undefined
-    for (const roots of rootsFor(localChainIds[0]!, values['development-root'])) {
+    for (const trusted of rootsFor(localChainIds[0]!, values['development-root'])) {
+      const roots = rimSigner ? { ...trusted, rimSigners: [...(trusted.rimSigners ?? []), rimSigner] } : trusted
       rows.length = 0
       verdict = await verifyEvidence(evidence, collateral, { now: at, roots, policy, trace: (row) => rows.push(row) })
       if (verdict.refusals[0]?.reason !== 'untrusted_root') break
@@ -310,6 +314,7 @@ function checkLine({ check, status, compared, with: against, from, detail }: Che
 
 function explain(error: unknown): { code: string; message: string; exit: number } {
   if (error instanceof UsageError) return { code: 'usage', message: error.message, exit: 2 }
+  if (error instanceof Refused) return { code: error.refusal.reason, message: error.message, exit: 1 }
   if (error instanceof VerificationError) return { code: error.reason, message: error.message, exit: 1 }
   if (error instanceof EdgeError) return { code: error.code, message: error.message, exit: 1 }
   if (error instanceof JobFailedError)

@@ -1,9 +1,26 @@
-import { EncodingError, fromBase64, fromHex, fromUtf8 } from '../protocol/bytes.ts'
-import { type Collateral, collateralFromJson, type Evidence, evidenceFromJson } from '../protocol/evidence/index.ts'
+import { EncodingError, fromBase64, fromHex, fromUtf8, type Hex } from '../protocol/bytes.ts'
+import {
+  type Collateral,
+  collateralFromJson,
+  type Evidence,
+  type EvidenceOf,
+  evidenceFromJson,
+} from '../protocol/evidence/index.ts'
 import { parseStrictJson } from '../protocol/evidence/json.ts'
+import { unframeNitroDocument } from '../protocol/evidence/nitro.ts'
+import { rimTableFromJson, type SignedRimTable } from '../protocol/evidence/rim.ts'
+import { snpReportLength } from '../protocol/evidence/snpReport.ts'
+import { amdProfile, parseCertificate, parsePem } from '../protocol/evidence/x509.ts'
+import { createRimSigner, verifyRim } from './rim.ts'
 
 /** Holds what was read from the files of one piece of evidence; `now` (unix seconds) where the file says as of when it stands. */
-export type EvidenceFiles = { evidence: Evidence; collateral: Collateral | null; now: number | null }
+export type EvidenceFiles = {
+  evidence: Evidence
+  collateral: Collateral | null
+  now: number | null
+  /** Whoever verified the GPU's reference measurements here and now. */
+  rimSigner?: Hex
+}
 
 const isTdx = (bytes: Uint8Array) =>
   bytes.length > 632 && [3, 4, 5].includes(bytes[0]!) && bytes[1] === 0 && bytes[2]! < 4 && bytes[3] === 0
@@ -48,23 +65,39 @@ export function intelCollateral(json: Json): Collateral {
   }
 }
 
-function collateralOf(json: unknown): Collateral {
+function tdxCollateral(json: unknown): Collateral {
   const record = (json ?? {}) as Json
   const inner = (record.collateral ?? record) as Json
   return 'tcb_info' in inner ? intelCollateral(inner) : collateralFromJson(inner)
 }
 
+function gpuFromTool(list: unknown): Evidence {
+  if (!Array.isArray(list) || list.length !== 1)
+    throw new EncodingError(
+      `The file holds evidence of ${Array.isArray(list) ? list.length : 0} GPUs: keep each in a file of its own.`,
+    )
+  const { arch, evidence, certificate } = list[0] as Record<string, string>
+  return {
+    format: 'gpu',
+    arch: String(arch),
+    evidence: fromBase64(String(evidence)),
+    certificates: fromUtf8(fromBase64(String(certificate))),
+  }
+}
+
 function fromJson(json: Json): EvidenceFiles {
   const now = typeof json.now === 'number' ? json.now : null
   if (typeof json.quoteHex === 'string') {
-    return { evidence: { format: 'tdx', quote: fromHex(json.quoteHex) }, collateral: collateralOf(json), now }
+    return { evidence: { format: 'tdx', quote: fromHex(json.quoteHex) }, collateral: tdxCollateral(json), now }
   }
   // dstack's guest agent answers GetQuote with the quote in hexadecimal beside its event log.
   if (typeof json.quote === 'string' && json.format === undefined) {
     return { evidence: { format: 'tdx', quote: fromHex(json.quote) }, collateral: null, now }
   }
-  if (json.evidence !== undefined) {
-    const collateral = json.collateral === undefined ? null : collateralOf(json)
+  if (json.evidences !== undefined) return { evidence: gpuFromTool(json.evidences), collateral: null, now }
+  if (json.evidence !== undefined && json.format === undefined) {
+    const { format } = (json.collateral ?? {}) as Json
+    const collateral = format === undefined ? null : collateralFromJson(json.collateral)
     const at = typeof json.verifiedAt === 'number' ? json.verifiedAt : now
     return { evidence: evidenceFromJson(json.evidence), collateral, now: at }
   }
@@ -72,12 +105,76 @@ function fromJson(json: Json): EvidenceFiles {
 }
 
 function fromBytes(bytes: Uint8Array): Evidence {
+  // A report's version looks like a quote's, but no quote is this short.
+  if (bytes.length === snpReportLength) return { format: 'snp', report: bytes }
   if (isTdx(bytes)) return { format: 'tdx', quote: bytes }
-  throw new EncodingError('This is no evidence known here: a TDX quote, or a bundle of one, was expected.')
+  if (bytes[0] === 0x11 && bytes[1] === 0xe0) return { format: 'gpu', arch: '', evidence: bytes, certificates: '' }
+  const document = unframeNitroDocument(bytes)
+  if (document !== bytes || (bytes[0] === 0xd2 && bytes[1] === 0x84) || (bytes[0] === 0x84 && bytes[1] === 0x44))
+    return { format: 'nitro', document }
+  throw new EncodingError(
+    'This is no evidence known here: a TDX quote, an SNP report, a Nitro document or GPU measurements were expected.',
+  )
 }
 
-/** Reads evidence from a file in any form it is commonly kept in, with its collateral from the same file or another. Throws EncodingError saying what was expected. */
-export function readEvidenceFiles(file: Uint8Array, collateralFiles: readonly Uint8Array[]): EvidenceFiles {
+/** Splits files of certificates, PEM or DER, one or several in each. */
+function certificatesIn(file: Uint8Array): Uint8Array[] {
+  const content = asText(file)
+  return content?.includes('-----BEGIN CERTIFICATE-----') ? parsePem(content) : [file]
+}
+
+/** Sorts AMD's certificates by what they say they are; what is no certificate is taken for the revocation list. */
+function snpCollateral(files: readonly Uint8Array[]): Collateral {
+  const found: Partial<Record<'certificate' | 'authority' | 'root' | 'crl', Uint8Array>> = {}
+  for (const der of files.flatMap(certificatesIn)) {
+    let name = 'crl'
+    try {
+      name = parseCertificate(der, amdProfile).commonName
+    } catch (error) {
+      if (!(error instanceof EncodingError)) throw error
+    }
+    const part =
+      name === 'crl' ? 'crl' : /^ARK-/.test(name) ? 'root' : /^SEV-V[CL]EK$/.test(name) ? 'certificate' : 'authority'
+    if (found[part]) throw new EncodingError(`Two files of collateral are both the ${part}.`)
+    found[part] = der
+  }
+  const { certificate, authority, root, crl = null } = found
+  if (!certificate || !authority || !root)
+    throw new EncodingError(
+      'An SNP report takes the certificates of its chip (VCEK or VLEK), its authority (ASK or ASVK) and the root (ARK).',
+    )
+  return { format: 'snp', certificate, authority, root, crl }
+}
+
+/** Reads a GPU's certificates and reference measurements. A manifest in XML is verified here, and its table signed with a key that lives as long as this call: the same path a table takes that somebody else verified. */
+async function gpuCollateral(
+  evidence: EvidenceOf<'gpu'>,
+  files: readonly Uint8Array[],
+  now: number,
+): Promise<{ evidence: EvidenceOf<'gpu'>; collateral: Collateral; rimSigner: Hex }> {
+  const signer = await createRimSigner()
+  const rims: SignedRimTable[] = []
+  let { certificates } = evidence
+  for (const file of files) {
+    const content = asText(file) ?? ''
+    if (content.includes('-----BEGIN CERTIFICATE-----')) certificates = content
+    else if (content.trimStart().startsWith('<'))
+      rims.push(await signer.sign((await verifyRim(content, { now })).table))
+    else rims.push(rimTableFromJson(parseStrictJson(content)))
+  }
+  return {
+    evidence: { ...evidence, certificates },
+    collateral: { format: 'gpu', rims, ocsp: null },
+    rimSigner: signer.key,
+  }
+}
+
+/** Reads evidence from a file in any form it is commonly kept in, with its collateral from the same file or others; `now` (unix seconds) stands where no file says as of when. Throws EncodingError saying what was expected, or Refused where a manifest does not verify. */
+export async function readEvidenceFiles(
+  file: Uint8Array,
+  collateralFiles: readonly Uint8Array[],
+  now: number | null,
+): Promise<EvidenceFiles> {
   const content = asText(file)
   const read = (): EvidenceFiles => {
     if (content?.trimStart().startsWith('{')) return fromJson(parseStrictJson(content) as Json)
@@ -85,7 +182,15 @@ export function readEvidenceFiles(file: Uint8Array, collateralFiles: readonly Ui
     return { evidence: fromBytes(decoded ?? file), collateral: null, now: null }
   }
   const found = read()
+  const { evidence } = found
+  if (evidence.format === 'gpu') {
+    const at = now ?? found.now ?? Math.floor(Date.now() / 1000)
+    return { ...found, ...(await gpuCollateral(evidence, collateralFiles, at)) }
+  }
   if (collateralFiles.length === 0) return found
+  if (evidence.format === 'nitro')
+    throw new EncodingError('A Nitro document brings its own certificates and takes no collateral.')
+  if (evidence.format === 'snp') return { ...found, collateral: snpCollateral(collateralFiles) }
   if (collateralFiles.length > 1) throw new EncodingError('A TDX quote takes one file of collateral.')
-  return { ...found, collateral: collateralOf(parseStrictJson(asText(collateralFiles[0]!) ?? '')) }
+  return { ...found, collateral: tdxCollateral(parseStrictJson(asText(collateralFiles[0]!) ?? '')) }
 }

@@ -2,7 +2,7 @@ import { createRequire } from 'node:module'
 import { DOMParser, type Element as XmlElement, type Node as XmlNode } from '@xmldom/xmldom'
 import type * as XmlCrypto from 'xml-crypto'
 import { EncodingError, equalBytes, fromBase64, type Hex, toHex, utf8 } from '../protocol/bytes.ts'
-import type { RimTable } from '../protocol/evidence/rim.ts'
+import { type RimTable, rimTableBytes, type SignedRimTable } from '../protocol/evidence/rim.ts'
 import { Refused, reading, require as refuseUnless } from '../protocol/evidence/verdict.ts'
 import {
   type Certificate,
@@ -200,5 +200,22 @@ export async function verifyRim(
   } catch (error) {
     if (error instanceof EncodingError) throw new Refused('rim_invalid', error.message)
     throw error
+  }
+}
+
+/** Creates a key that signs tables (ECDSA P-256), or takes one (a private CryptoKey and its public half) that verifiers already trust. */
+export async function createRimSigner(
+  pair?: CryptoKeyPair,
+): Promise<{ key: Hex; sign: (table: RimTable) => Promise<SignedRimTable> }> {
+  const { privateKey, publicKey } =
+    pair ?? (await crypto.subtle.generateKey({ name: 'ECDSA', namedCurve: 'P-256' }, true, ['sign', 'verify']))
+  const key = toHex(new Uint8Array(await crypto.subtle.exportKey('raw', publicKey)))
+  return {
+    key,
+    async sign(table) {
+      const algorithm = { name: 'ECDSA', hash: 'SHA-256' }
+      const signature = await crypto.subtle.sign(algorithm, privateKey, rimTableBytes(table))
+      return { table, signer: key, signature: toHex(new Uint8Array(signature)) }
+    },
   }
 }

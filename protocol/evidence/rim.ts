@@ -63,22 +63,24 @@ export function allowedValues(table: RimTable, index: number): readonly Hex[] | 
   return table.measurements[String(index)]
 }
 
-/** Compares measurements (by SPDM index, 1 to 64) with the tables of driver and video BIOS. Gives the indexes that differ, those that both tables claim, and how many were compared. */
+/** Compares measurements (by SPDM index, 1 to 64) with the tables of driver and video BIOS. Gives the indexes that differ, those that both tables claim, and how many were compared; an excused one may differ. */
 export function compareWithRims(
   blocks: ReadonlyMap<number, Uint8Array>,
   tables: readonly RimTable[],
-  skipped: ReadonlySet<number>,
+  excused: ReadonlySet<number>,
 ): { compared: number; differing: number[]; contested: number[] } {
   const differing: number[] = []
   const contested: number[] = []
   let compared = 0
   for (let index = 0; index < 64; index++) {
     const claims = tables.map((table) => allowedValues(table, index)).filter((values) => values !== undefined)
-    if (claims.length === 0 || skipped.has(index)) continue
+    if (claims.length === 0) continue
     if (claims.length > 1) contested.push(index)
     const value = blocks.get(index + 1)
+    const equal = value !== undefined && claims[0]!.includes(toHex(value))
+    if (!equal && excused.has(index)) continue
     compared++
-    if (!value || !claims[0]!.includes(toHex(value))) differing.push(index)
+    if (!equal) differing.push(index)
   }
   return { compared, differing, contested }
 }

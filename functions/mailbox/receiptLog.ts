@@ -6,10 +6,7 @@ import { rootFromProof } from '../../protocol/merkle.ts'
 import { detailDigest, detailToJson, receiptLeaf, receiptToJson } from '../../protocol/receipt.ts'
 import { recoverAddress } from '../../protocol/secp256k1.ts'
 import type { SqlStorage } from '../platform.ts'
-import type { receipts } from '../store/schema.ts'
-
-/** One receipt as the database keeps it. */
-export type ReceiptRow = typeof receipts.$inferInsert
+import type { ReceiptRow } from '../store/receipts.ts'
 
 /** Most receipts written at once. */
 const maxRows = 500

@@ -3,7 +3,7 @@ import type { Domain } from '../protocol/eip712.ts'
 import type { Policy, Roots } from '../protocol/evidence/index.ts'
 import type { Settings } from './env.ts'
 import type { Directory } from './match/directory.ts'
-import type { DurableObjectNamespace, R2Bucket } from './platform.ts'
+import type { MailboxNamespace, R2Bucket } from './platform.ts'
 import type { Database } from './store/database.ts'
 
 /** Asks the chain's registry about a runner. Throws when the chain does not answer. */
@@ -18,7 +18,7 @@ export type Context = {
   database: Database
   directory: Directory
   artifacts: R2Bucket
-  mailbox: DurableObjectNamespace
+  mailbox: MailboxNamespace
   registry: RegistryReader
   domain: Domain
   roots: Roots[]

@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import type { Hex } from '../protocol/bytes.ts'
-import type { DurableObjectNamespace, R2Bucket } from './platform.ts'
+import type { MailboxNamespace, R2Bucket } from './platform.ts'
 
 const address = z
   .string()
@@ -31,7 +31,7 @@ const Variables = z.object({
 export type Settings = z.infer<typeof Variables>
 
 /** Names the Worker's bindings. */
-export type Bindings = Record<string, unknown> & { ARTIFACTS: R2Bucket; MAILBOX: DurableObjectNamespace }
+export type Bindings = Record<string, unknown> & { ARTIFACTS: R2Bucket; MAILBOX: MailboxNamespace }
 
 /** Reads the settings of a Worker. Throws an error naming what is missing. */
 export function readSettings(bindings: Record<string, unknown>): Settings {

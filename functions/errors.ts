@@ -86,13 +86,14 @@ export const openHeaders = {
   'access-control-expose-headers': exposedHeaders.join(','),
 }
 
-/** Words a problem as RFC 9457 problem+json. */
+/** Words a problem as RFC 9457 problem+json; `extra` are members of its own, `more` are headers. */
 export function problem(
   code: ErrorCode,
   detail: string,
   requestId: string,
   hint?: string,
   extra?: Record<string, unknown>,
+  more?: Record<string, string>,
 ): Response {
   const status = statusOf[code]
   const body = {
@@ -105,6 +106,6 @@ export function problem(
     requestId,
     ...extra,
   }
-  const headers = { ...openHeaders, 'content-type': 'application/problem+json', 'x-request-id': requestId }
+  const headers = { ...openHeaders, 'content-type': 'application/problem+json', 'x-request-id': requestId, ...more }
   return new Response(JSON.stringify(body), { status, headers })
 }

@@ -1,6 +1,7 @@
+import { DurableObject } from 'cloudflare:workers'
 import { eq } from 'drizzle-orm'
 import { EncodingError, type Hex } from '../protocol/bytes.ts'
-import { decodeFrame, type Hello, splitFrames } from '../protocol/frames.ts'
+import { decodeFrame, frameType, type Hello, splitFrames } from '../protocol/frames.ts'
 import { readSettings, type Settings } from './env.ts'
 import { AssayError, openHeaders, problem } from './errors.ts'
 import { AsyncJobs } from './mailbox/asyncJobs.ts'
@@ -8,7 +9,7 @@ import { JobStore } from './mailbox/jobStore.ts'
 import { ReceiptLog } from './mailbox/receiptLog.ts'
 import { Relay } from './mailbox/relay.ts'
 import { webhookTarget } from './mailbox/webhooks.ts'
-import { type DurableObjectState, runtime, type WorkerSocket } from './platform.ts'
+import { type DurableObjectState, type Relayed, runtime, type WorkerSocket } from './platform.ts'
 import { type Database, openDatabase } from './store/database.ts'
 import { insertReceipts } from './store/receipts.ts'
 import { runners } from './store/schema.ts'
@@ -21,8 +22,6 @@ const random = (bytes: number) => crypto.getRandomValues(new Uint8Array(bytes))
 const after = (ms: number, run: () => void) => void setTimeout(run, ms)
 const now = () => Date.now()
 const pause = () => new Promise<void>((resolve) => setTimeout(resolve, 0))
-/** Where jobs are posted, up to the runner's address. */
-export const jobsUrl = 'https://mailbox/jobs?runner='
 /** Longest a write to the database may take, in milliseconds, before the object's own disk takes it. */
 const databaseMs = 10_000
 
@@ -30,8 +29,22 @@ function withTimeout<T>(work: Promise<T>, ms: number): Promise<T> {
   return Promise.race([work, new Promise<T>((_, reject) => after(ms, () => reject(new Error('timed out'))))])
 }
 
+/** Reads a refusal: it is told before anything ran, so that the buyer may go elsewhere. */
+function refusalOf(frame: Uint8Array): AssayError | null {
+  if (frame[0] !== frameType.jobRefusal) return null
+  const decoded = decodeFrame(frame)
+  if (decoded.type !== 'jobRefusal') return null
+  return new AssayError(decoded.reason, decoded.detail || decoded.reason, { extra: { accepted: false } })
+}
+
+function asProblem(error: unknown): AssayError {
+  if (error instanceof AssayError) return error
+  if (error instanceof EncodingError) return new AssayError('bad_frame', error.message)
+  throw error
+}
+
 /** One runner's mailbox: holds its socket, and wires relay, asynchronous jobs and the log of receipts to it. */
-export class Mailbox {
+export class Mailbox extends DurableObject {
   readonly #state: DurableObjectState
   readonly #settings: Settings
   readonly #database: Database
@@ -42,6 +55,7 @@ export class Mailbox {
   #runner: Hex | null = null
 
   constructor(state: DurableObjectState, bindings: Record<string, unknown>) {
+    super(state, bindings)
     this.#state = state
     this.#settings = readSettings(bindings)
     const { DATABASE_URL, DATABASE_ENDPOINT, CHAIN_ID, ESCROW } = this.#settings
@@ -84,58 +98,34 @@ export class Mailbox {
     else this.#relay.opened()
   }
 
-  async fetch(request: Request): Promise<Response> {
-    const requestId = request.headers.get('x-request-id') ?? ''
+  /** Relays one job and waits for what becomes of it; called by the Worker. */
+  async job(runner: Hex, body: ArrayBuffer): Promise<Relayed> {
+    this.#runner = runner
     try {
-      // The way of every inference, told by its beginning: parsing an address costs as much as relaying the job.
-      if (request.url.startsWith(jobsUrl)) {
-        this.#runner ??= request.url.slice(jobsUrl.length) as Hex
-        return this.#answer(await this.#relay.submit(new Uint8Array(await request.arrayBuffer())), requestId)
-      }
-      return await this.#other(request, requestId)
+      const frame = await this.#relay.submit(new Uint8Array(body))
+      const refused = refusalOf(frame)
+      if (refused) throw refused
+      return { ...this.#relay.load, frame: frame as Uint8Array<ArrayBuffer> }
     } catch (error) {
-      if (error instanceof AssayError) return this.#problem(error, requestId)
-      if (error instanceof EncodingError) return problem('bad_frame', error.message, requestId)
-      throw error
+      // What is thrown here would arrive without its code.
+      const { code, message, hint, extra } = asProblem(error)
+      return { ...this.#relay.load, problem: { code, message, hint, extra } }
     }
   }
 
-  async #other(request: Request, requestId: string): Promise<Response> {
-    const url = new URL(request.url)
-    const runner = url.searchParams.get('runner') as Hex | null
-    if (runner) this.#runner = runner
-    if (url.pathname === '/evict') return this.#evict(await request.text())
-    if (url.pathname === '/socket') return this.#connect(runner!)
-    return this.#asyncJob(request, url, requestId)
-  }
-
-  get #loadHeader(): string {
-    const { queued, capacity } = this.#relay.load
-    return `${queued}/${capacity}`
-  }
-
-  #problem({ code, message, hint, extra }: AssayError, requestId: string): Response {
-    const response = problem(code, message, requestId, hint, extra)
-    response.headers.set('assay-load', this.#loadHeader)
-    return response
-  }
-
-  #answer(frame: Uint8Array, requestId: string): Response {
-    // A refusal is told before anything ran: the buyer may go elsewhere.
-    const decoded = frame[0] === 3 ? decodeFrame(frame) : null
-    if (decoded?.type === 'jobRefusal')
-      return this.#problem(
-        new AssayError(decoded.reason, decoded.detail || decoded.reason, { extra: { accepted: false } }),
-        requestId,
-      )
-    return new Response(frame as Uint8Array<ArrayBuffer>, {
-      headers: {
-        ...openHeaders,
-        'x-request-id': requestId,
-        'content-type': 'application/octet-stream',
-        'assay-load': this.#loadHeader,
-      },
-    })
+  async fetch(request: Request): Promise<Response> {
+    const requestId = request.headers.get('x-request-id') ?? ''
+    try {
+      const url = new URL(request.url)
+      const runner = url.searchParams.get('runner') as Hex | null
+      if (runner) this.#runner = runner
+      if (url.pathname === '/evict') return this.#evict(await request.text())
+      if (url.pathname === '/socket') return this.#connect(runner!)
+      return await this.#asyncJob(request, url, requestId)
+    } catch (error) {
+      const { code, message, hint, extra } = asProblem(error)
+      return problem(code, message, requestId, hint, extra)
+    }
   }
 
   /** Serves `/async` (a new job) and `/async/{id}[/result|/events|/webhook]`. */
@@ -160,7 +150,8 @@ export class Mailbox {
         },
       )
     }
-    if (what === 'result') return this.#answer(this.#jobs.result(id), requestId)
+    if (what === 'result')
+      return new Response(this.#jobs.result(id), { headers: { 'content-type': 'application/octet-stream' } })
     if (what === 'events')
       return new Response(this.#jobs.events(runner, id), {
         headers: { 'content-type': 'text/event-stream', 'cache-control': 'no-store' },

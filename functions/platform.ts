@@ -1,6 +1,5 @@
 /** Names the parts of the Workers runtime the edge uses, so that one type check covers Worker and Node code alike. */
 export type {
-  DurableObjectNamespace,
   DurableObjectState,
   ExecutionContext,
   R2Bucket,
@@ -9,7 +8,23 @@ export type {
   WebSocket as WorkerSocket,
 } from '@cloudflare/workers-types'
 
-import type { WebSocket as WorkerSocket } from '@cloudflare/workers-types'
+import type { DurableObjectStub, WebSocket as WorkerSocket } from '@cloudflare/workers-types'
+
+/** What becomes of a posted job: the answer's frame, or the problem it met; and the runner's load either way. */
+export type Relayed = {
+  queued: number
+  capacity: number
+  frame?: Uint8Array<ArrayBuffer>
+  problem?: { code: string; message: string; hint: string | undefined; extra: Record<string, unknown> | undefined }
+}
+
+/** Reaches one runner's mailbox: jobs by a call, which costs less than a request, and the rest by requests. */
+export type MailboxStub = Pick<DurableObjectStub, 'fetch'> & {
+  job(runner: string, body: ArrayBuffer): Promise<Relayed>
+}
+
+/** Reaches the mailboxes by their runners' addresses. */
+export type MailboxNamespace = { idFromName(name: string): unknown; get(id: unknown): MailboxStub }
 
 type Runtime = {
   WebSocketPair: new () => { 0: WorkerSocket; 1: WorkerSocket }

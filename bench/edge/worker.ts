@@ -4,25 +4,20 @@ import { readSettings } from '../../functions/env.ts'
 import { openHeaders } from '../../functions/errors.ts'
 import { Directory } from '../../functions/match/directory.ts'
 import { Loads } from '../../functions/match/loads.ts'
-import type { DurableObjectNamespace, ExecutionContext } from '../../functions/platform.ts'
+import type { ExecutionContext, MailboxNamespace } from '../../functions/platform.ts'
 
 export { Mailbox } from '../../functions/mailbox.ts'
 
 /** The Worker the edge bench measures: the edge's own app over a mailbox that answers on the spot (`hono`), a handler that does the same by hand (`hand`), and the app over the real mailbox (`mailbox`). */
 
-type Bindings = Record<string, unknown> & { MODE: 'hono' | 'hand' | 'mailbox'; MAILBOX: DurableObjectNamespace }
+type Bindings = Record<string, unknown> & { MODE: 'hono' | 'hand' | 'mailbox'; MAILBOX: MailboxNamespace }
 
 const answer = new Uint8Array(600)
 answer[0] = 2
 const onTheSpot = {
   idFromName: (name: string) => name,
-  get: () => ({
-    fetch: async () =>
-      new Response(answer, {
-        headers: { ...openHeaders, 'content-type': 'application/octet-stream', 'assay-load': '0/1000' },
-      }),
-  }),
-} as unknown as DurableObjectNamespace
+  get: () => ({ job: async () => ({ queued: 0, capacity: 1_000, frame: answer }), fetch: null as never }),
+} as MailboxNamespace
 
 function contextOf(bindings: Bindings): Context {
   const now = () => Date.now()
@@ -57,12 +52,17 @@ async function byHand(request: Request): Promise<Response> {
   if (request.method !== 'POST' || !signer) return new Response('{}', { status: 404 })
   if (Number(request.headers.get('content-length')) > 24 * 1024 * 1024) return new Response('{}', { status: 413 })
   const body = await request.arrayBuffer()
-  const response = await onTheSpot
-    .get(onTheSpot.idFromName(signer))
-    .fetch(`https://mailbox/jobs?runner=${signer}`, { method: 'POST', headers: { 'x-request-id': requestId }, body })
-  const load = response.headers.get('assay-load')
-  if (load !== null) loads.note(signer, { queued: Number.parseInt(load, 10), capacity: 1_000 }, Date.now())
-  return response as unknown as Response
+  if (request.headers.get('prefer') !== null || body.byteLength === 0) return new Response('{}', { status: 501 })
+  const { queued, capacity, frame } = await onTheSpot.get(onTheSpot.idFromName(signer)).job(signer, body)
+  loads.note(signer, { queued, capacity }, Date.now())
+  return new Response(frame, {
+    headers: {
+      ...openHeaders,
+      'x-request-id': requestId,
+      'assay-load': `${queued}/${capacity}`,
+      'content-type': 'application/octet-stream',
+    },
+  })
 }
 
 let app: ReturnType<typeof createApp> | undefined

@@ -1,15 +1,15 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Context as HonoContext } from 'hono'
 import type { Context } from '../context.ts'
-import { AssayError } from '../errors.ts'
-import type { Directory } from '../match/directory.ts'
+import { AssayError, type ErrorCode, openHeaders, problem } from '../errors.ts'
 import { type App, createRouter, passed, readBody, responses } from './router.ts'
 import { Address } from './schemas.ts'
 
 /** Largest job frame taken, in bytes: a Durable Object takes messages up to 32 MiB. */
 const maxJobBytes = 24 * 1024 * 1024
+const octetStream = 'application/octet-stream'
 const JobId = z.string().regex(/^[0-9a-f]{32}$/)
-const octets = { required: true, content: { 'application/octet-stream': { schema: z.string() } } }
+const octets = { required: true, content: { [octetStream]: { schema: z.string() } } }
 const headers = z.object({
   prefer: z.string().optional().openapi({ description: '`respond-async`: answer 202 at once (RFC 7240).' }),
   'assay-webhook-url': z.string().optional().openapi({ description: 'Where the end of the job is announced.' }),
@@ -41,17 +41,13 @@ export function postJob({ mailbox, directory, now }: Context) {
         await stub.fetch(`https://mailbox/async?runner=${signer}`, { method: 'POST', headers: headers as never, body }),
       )
     }
-    const headers = { 'x-request-id': requestId }
-    const response = await stub.fetch(`https://mailbox/jobs?runner=${signer}`, { method: 'POST', headers, body })
-    const load = response.headers.get('assay-load')
-    if (load !== null) noteLoad(directory, signer, load, now())
-    return passed(response)
+    const { queued, capacity, frame, problem: met } = await stub.job(signer, body)
+    directory.loads.note(signer, { queued, capacity }, now())
+    const headers = { 'x-request-id': requestId, 'assay-load': `${queued}/${capacity}` }
+    if (frame) return new Response(frame, { headers: { ...openHeaders, ...headers, 'content-type': octetStream } })
+    const { code, message, hint, extra } = met!
+    return problem(code as ErrorCode, message, requestId, hint, extra, headers)
   }
-}
-
-function noteLoad({ loads }: Directory, signer: string, header: string, now: number): void {
-  const slash = header.indexOf('/')
-  loads.note(signer, { queued: Number(header.slice(0, slash)), capacity: Number(header.slice(slash + 1)) }, now)
 }
 
 /** Opens the doors of jobs that are looked after by id. */

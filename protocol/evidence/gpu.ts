@@ -1,5 +1,6 @@
 import { concat, EncodingError, equalBytes, type Hex, toHex, uint, utf8 } from '../bytes.ts'
 import { sha256 } from '../hash.ts'
+import { noCache } from './cache.ts'
 import { step } from './checks.ts'
 import { asn1, DerReader, inside, readOid } from './der.ts'
 import { assert, type EvidenceContext, type Found, judge } from './judge.ts'
@@ -61,18 +62,22 @@ export function readFirmwareIdentity(leaf: Certificate): Uint8Array {
   throw new EncodingError('The leaf carries no firmware identity.')
 }
 
-async function checkChain({ certificates }: GpuEvidence, { roots, now }: EvidenceContext): Promise<Certificate[]> {
-  const chain = reading('certificate_invalid', () =>
-    parsePem(certificates).map((der) => parseCertificate(der, p384Profile)),
-  )
-  const root = chain.at(-1)
-  require(root !== undefined &&
-    roots.nvidia !== undefined &&
-    toHex(sha256(root.der)) ===
-      roots.nvidia, 'untrusted_root', `The chain does not end in the pinned ${roots.kind} root.`)
-  require(chain.length <= 8, 'certificate_invalid', `A chain of ${chain.length} certificates is longer than any GPU's.`)
+async function checkChain(
+  { certificates }: GpuEvidence,
+  { roots, now, cache = noCache }: EvidenceContext,
+): Promise<Certificate[]> {
+  const chain = await cache.remember(`gpu ${toHex(sha256(utf8(certificates)))}`, async () => {
+    const ders = reading('certificate_invalid', () => parsePem(certificates))
+    require(ders.length > 0 &&
+      ders.length <= 8, 'certificate_invalid', `A chain of ${ders.length} certificates is no GPU's.`)
+    const parsed = ders.map((der) => reading('certificate_invalid', () => parseCertificate(der, p384Profile)))
+    for (const [index, certificate] of parsed.entries())
+      await checkIssued(certificate, parsed[index + 1] ?? certificate)
+    return parsed
+  })
+  require(toHex(sha256(chain.at(-1)!.der)) ===
+    roots.nvidia, 'untrusted_root', `The chain does not end in the pinned ${roots.kind} root.`)
   for (const certificate of chain) checkWindow(certificate, now)
-  for (const [index, certificate] of chain.entries()) await checkIssued(certificate, chain[index + 1] ?? certificate)
   const leaf = chain[0]!
   require(!leaf.isCa &&
     !leaf.keyCertSign &&

@@ -1,5 +1,6 @@
 import { concat, EncodingError, type Hex, toHex, utf8 } from '../bytes.ts'
 import { sha256 } from '../hash.ts'
+import { noCache } from './cache.ts'
 import { type Cbor, type CborTag, readCbor, readCborPrefix } from './cbor.ts'
 import { step } from './checks.ts'
 import { assert, checkWorkload, type EvidenceContext, type Found, judge } from './judge.ts'
@@ -134,15 +135,19 @@ export function nitroWorkload({ pcrs }: Pick<NitroDocument, 'pcrs'>): Hex {
   return toHex(sha256(concat(utf8('ASY1wnit'), ...registers)))
 }
 
-async function checkChain({ chain }: NitroDocument, { roots, now }: EvidenceContext): Promise<Certificate[]> {
-  const root = chain.at(-1)!
-  require(roots.aws !== undefined &&
-    toHex(sha256(root)) === roots.aws, 'untrusted_root', `The chain does not end in the pinned ${roots.kind} root.`)
-  const certificates = chain.map((der) => reading('certificate_invalid', () => parseCertificate(der, p384Profile)))
+async function checkChain(
+  { chain }: NitroDocument,
+  { roots, now, cache = noCache }: EvidenceContext,
+): Promise<Certificate[]> {
+  const root = toHex(sha256(chain.at(-1)!))
+  require(roots.aws === root, 'untrusted_root', `The chain does not end in the pinned ${roots.kind} root.`)
+  const certificates = await cache.remember(`nitro ${toHex(sha256(concat(...chain.map(sha256))))}`, async () => {
+    const parsed = chain.map((der) => reading('certificate_invalid', () => parseCertificate(der, p384Profile)))
+    for (const [index, certificate] of parsed.entries())
+      await checkIssued(certificate, parsed[index + 1] ?? certificate)
+    return parsed
+  })
   for (const certificate of certificates) checkWindow(certificate, now)
-  await Promise.all(
-    certificates.map((certificate, index) => checkIssued(certificate, certificates[index + 1] ?? certificate)),
-  )
   const leaf = certificates[0]!
   require(!leaf.isCa && !leaf.keyCertSign, 'certificate_role', `"${leaf.commonName}" is an authority, not an enclave.`)
   return certificates

@@ -16,6 +16,7 @@ import { readPckExtension } from '../../../protocol/evidence/pck.ts'
 import { parseTdxQuote } from '../../../protocol/evidence/quote.ts'
 import { developmentRoots } from '../../../protocol/evidence/roots.development.ts'
 import { parseCertificate } from '../../../protocol/evidence/x509.ts'
+import { long, numbersFrom } from '../../fixtures/mangle.ts'
 import { type RealQuote, realQuotes, recordedPolicy } from '../../fixtures/quotes.ts'
 
 const now = Date.UTC(2026, 10, 21) / 1000
@@ -390,8 +391,6 @@ describe.skipIf(quotes.length === 0)('verifyEvidence beside @phala/dcap-qvl', ()
 })
 
 describe('robustness: whatever bytes come', () => {
-  const long = process.env.LONG === '1'
-
   test(`property: ${long ? 100_000 : 5_000} mangled quotes, never a throw and never a false verified`, async () => {
     const tee = createDevelopmentTee({ seed, now: () => now })
     const quote = tee.quote(reportData)
@@ -445,14 +444,3 @@ describe('robustness: whatever bytes come', () => {
     }
   }, 600_000)
 })
-
-/** Draws 32-bit numbers that repeat with their seed (xorshift32). */
-function numbersFrom(start: number): () => number {
-  let state = start * 0x9e3779b9 || 1
-  return () => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return state >>> 0
-  }
-}

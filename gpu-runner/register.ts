@@ -8,6 +8,7 @@ import { sha256 } from '../protocol/hash.ts'
 import { registrationDigest } from '../protocol/registration.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
 import type { RunnerChain } from './chain.ts'
+import { TeeUnavailableError } from './tee/configfsTsm.ts'
 import type { Tee } from './tee/tee.ts'
 
 /** Holds what a registration at the edge carries. */
@@ -19,6 +20,14 @@ export type EdgeRegistration = {
 
 /** How long a statement is good for, in seconds: as long as the registry keeps a registration. */
 export const statementSeconds = 86_400
+
+/** Narrows evidence to what the registry verifies by itself; other formats reach it through a set of verifiers. */
+function onChain(evidence: EvidenceOf<'tdx' | 'snp'>): EvidenceOf<'tdx'> {
+  if (evidence.format === 'tdx') return evidence
+  throw new TeeUnavailableError(
+    'This machine gives SNP reports, which the chain takes through verifiers only: register with their signed verdict.',
+  )
+}
 
 /** Attests and registers: nonce, statement, quote, collateral, chain, edge, in this order. `workload` is measured by a first quote, since a guest cannot name it otherwise. Gives the expiry in unix seconds and the workload. */
 export async function registerRunner({
@@ -45,7 +54,7 @@ export async function registerRunner({
   postToEdge: (registration: EdgeRegistration) => Promise<void>
   now: () => number
 }): Promise<{ validUntil: number; workload: Hex }> {
-  const measured = await tee.evidence(new Uint8Array(64))
+  const measured = onChain(await tee.evidence(new Uint8Array(64)))
   const workload = tdxWorkload(parseTdxQuote(measured.quote).body)
   const { number, hash } = await chain.recentBlock()
   const validUntil = Math.floor(now() / 1000) + statementSeconds
@@ -61,7 +70,7 @@ export async function registerRunner({
     notAfter: BigInt(validUntil),
   } as const
   const bytes = encodeStatement(statement)
-  const evidence = await tee.evidence(reportDataOf(statement))
+  const evidence = onChain(await tee.evidence(reportDataOf(statement)))
   const signature = await signer.sign(
     registrationDigest(domain, { runner: signer.address, provider: chain.provider, statement: toHex(sha256(bytes)) }),
   )

@@ -32,7 +32,15 @@ import type { Signer } from '../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import { channelOf, type Terms } from '../protocol/terms.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
-import { connectEdge, type Edge, listingFromJson, type Match, type ModelJson, type Network } from './edge.ts'
+import {
+  connectEdge,
+  type Edge,
+  type JobJson,
+  listingFromJson,
+  type Match,
+  type ModelJson,
+  type Network,
+} from './edge.ts'
 import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
 import { checkListing, checkReceipt, checkRunner } from './verify.ts'
 
@@ -58,7 +66,35 @@ export type AssayOptions = {
 export type InferOptions = {
   maxPrice?: bigint
   deadlineMs?: number
-  requirements?: { tee?: string; measurement?: Hex; maxAttestationAgeSeconds?: number }
+  requirements?: Requirements
+}
+
+/** Says what a machine has to be; ages in seconds. */
+export type Requirements = {
+  tee?: string
+  /** The worst TCB status accepted. */
+  tcbStatus?: string
+  gpuAttested?: boolean
+  measurement?: Hex
+  region?: string
+  maxAttestationAgeSeconds?: number
+}
+
+/** Configures a job nobody waits on the line for: where its end is announced, and the secret announcements are signed with (Standard Webhooks). */
+export type StartOptions = InferOptions & { webhook?: { url: string; secret?: string } }
+
+/** Holds an asynchronous job. Its keys live in this process: only here can its answer be opened. */
+export type StartedJob = {
+  id: string
+  runner: Hex
+  /** What webhooks are signed with, when one was asked for. */
+  webhookSecret: string | undefined
+  /** Says where it stands. */
+  status(): Promise<JobJson>
+  /** Cancels it. Throws EdgeError `conflict` once the runner has it. */
+  cancel(): Promise<JobJson>
+  /** Waits for the answer and verifies it as `infer` does. Throws what `infer` throws, and EdgeError when it was refused, expired or cancelled. */
+  result(): Promise<Inference>
 }
 
 /** Holds a verified answer: outputs, and everything that proves them. */
@@ -102,11 +138,24 @@ type Channel = {
   dead: boolean
 }
 
+/** Who refused a job already, and whom the edge names next. */
+type Tried = { exclude: Hex[]; next?: Match }
+type MatchBody = { model: Hex; requirements: object }
+type Sealed = { job: bigint; salt: Uint8Array; input: Uint8Array; body: Uint8Array; tensors: readonly Tensor[] }
+
 const channelSeconds = 86_400n
+const defaultDeadlineMs = 30_000
+/** Most runners and channels tried for one job, however long its deadline. */
+const maxPlacements = 40
 /** Codes after which the same bytes may be sent again: the job number makes it safe. */
 const retryable = new Set(['network', 'runner_unreachable', 'deadline', 'internal'])
-/** Codes after which another runner, or a new channel, is tried. */
-const movable = new Set(['at_capacity', 'draining', 'job_lost', 'unknown_context', 'expired_terms', 'unknown_model'])
+/** Codes that say the runner took nothing and will take nothing now: another one is asked. */
+const elsewhere = new Set(['at_capacity', 'draining', 'runner_unreachable', 'unknown_model', 'deadline'])
+/** Codes after which a new channel is opened, at the same runner or another. */
+const afresh = new Set(['job_lost', 'unknown_context', 'expired_terms'])
+
+/** Tells whether a refusal says for certain that the runner does not have the job. */
+const notAccepted = (error: EdgeError) => error.details.accepted === false
 
 /** Buys inferences and believes nobody: verifies the machine before it seals, and the receipt before it opens. */
 export class Assay {
@@ -243,19 +292,10 @@ export class Assay {
     }
   }
 
-  async #openChannel(model: Model, options: InferOptions, exclude: Hex[]): Promise<Channel> {
-    const { maxPrice, requirements = {} } = options
-    const match = await this.edge.json<Match>('/v1/matches', {
-      method: 'POST',
-      body: {
-        model: model.digest,
-        requirements: {
-          ...requirements,
-          ...(maxPrice === undefined ? {} : { maxPrice: maxPrice.toString() }),
-          ...(exclude.length > 0 ? { exclude } : {}),
-        },
-      },
-    })
+  async #openChannel(model: Model, options: InferOptions, tried: Tried): Promise<Channel> {
+    const match =
+      tried.next ??
+      (await this.edge.json<Match>('/v1/matches', { method: 'POST', body: matchBody(model, options, tried.exclude) }))
     const { listing } = model
     const network = await this.network()
     const asListed =
@@ -297,19 +337,19 @@ export class Assay {
     }
   }
 
-  async #channel(model: Model, options: InferOptions, exclude: Hex[]): Promise<Channel> {
+  async #channel(model: Model, options: InferOptions, tried: Tried): Promise<Channel> {
     const known = await this.#channels.get(model.digest)?.catch(() => undefined)
     const usable =
       known &&
       !known.dead &&
       known.terms.expiresAt > BigInt(this.#seconds() + 120) &&
-      !exclude.includes(known.runner.signer)
+      !tried.exclude.includes(known.runner.signer)
     if (usable) return known
     // The map holds the promise, so that parallel calls share one channel instead of opening one each.
     const current = this.#channels.get(model.digest)
     const settled = current ? await current.catch(() => undefined) : undefined
     if (settled && settled !== known && !settled.dead) return settled
-    const pending = this.#openChannel(model, options, exclude)
+    const pending = this.#openChannel(model, options, tried)
     this.#channels.set(model.digest, pending)
     pending.catch(() => this.#channels.delete(model.digest))
     return pending
@@ -330,38 +370,82 @@ export class Assay {
   async infer(reference: string, tensors: readonly Tensor[], options: InferOptions = {}): Promise<Inference> {
     const model = await this.model(reference)
     checkTensors(tensors, model.manifest.inputs)
-    if (options.maxPrice !== undefined && model.listing.price > options.maxPrice) {
-      throw new VerificationError(
-        'price_above_cap',
-        `The price is ${model.listing.price}, your cap is ${options.maxPrice}.`,
-      )
-    }
-    const exclude: Hex[] = []
+    this.#checkPrice(model, options)
+    return this.#place(model, options, (channel, until) => this.#ask(model, channel, tensors, options, until))
+  }
+
+  #checkPrice({ listing }: Model, { maxPrice }: InferOptions): void {
+    if (maxPrice !== undefined && listing.price > maxPrice)
+      throw new VerificationError('price_above_cap', `The price is ${listing.price}, your cap is ${maxPrice}.`)
+  }
+
+  /** Places a job: at the channel's runner, at another when that one says for certain it did not take it, and again later when nobody else serves the model, until the deadline. A job that may have been taken is never placed twice. */
+  async #place<T>(
+    model: Model,
+    options: InferOptions,
+    place: (channel: Channel, until: number) => Promise<T>,
+  ): Promise<T> {
+    const until = this.#options.now() + (options.deadlineMs ?? defaultDeadlineMs)
+    let tried: Tried = { exclude: [] }
     for (let attempt = 0; ; attempt++) {
-      const channel = await this.#channel(model, options, exclude)
+      let channel: Channel | undefined
+      let refused: unknown
       try {
-        return await this.#ask(model, channel, tensors, options.deadlineMs ?? 30_000)
+        channel = await this.#channel(model, options, tried)
+        return await place(channel, until)
       } catch (error) {
-        if (error instanceof VerificationError) channel.dead = true
-        const gone = error instanceof EdgeError && (movable.has(error.code) || retryable.has(error.code))
-        if (!gone || attempt >= 2) throw error
-        channel.dead = true
-        if (error.code === 'at_capacity' || error.code === 'draining') exclude.push(channel.runner.signer)
+        refused = error
       }
+      if (channel && (refused instanceof VerificationError || refused instanceof EdgeError)) channel.dead = true
+      if (!(refused instanceof EdgeError)) throw refused
+      const waitMs = Math.min(2_000, 50 * 2 ** attempt)
+      const late = attempt >= maxPlacements || this.#options.now() + waitMs > until
+      if (!channel) {
+        // Those excluded were busy or away; with nobody else to ask they are asked again.
+        if (refused.code !== 'no_match' || tried.exclude.length === 0 || late) throw refused
+        tried = { exclude: [] }
+      } else if (elsewhere.has(refused.code) && notAccepted(refused)) {
+        if (late) throw refused
+        const next = refused.details.next as Match | undefined
+        tried = { exclude: [...tried.exclude, channel.runner.signer], ...(next ? { next } : {}) }
+        // The first move is free; more of them mean that the market is full.
+        if (attempt === 0) continue
+      } else if (!afresh.has(refused.code) || late) throw refused
+      else tried = { exclude: tried.exclude }
+      await this.#options.sleep(waitMs)
     }
   }
 
-  async #ask(model: Model, channel: Channel, tensors: readonly Tensor[], deadlineMs: number): Promise<Inference> {
+  /** Seals a job, and gives what its answer is checked against. */
+  async #seal(model: Model, channel: Channel, tensors: readonly Tensor[]): Promise<Sealed> {
     const job = channel.nextJob++
     channel.asked++
     const salt = this.#options.random(32)
     const input = tensorCommitment(salt, [...tensors, ...model.fixed])
-    const body = await channel.envelope.seal(
-      job,
-      direction.request,
-      encodeBody('inputs', tensors, { salt: toHex(salt) }),
-    )
-    const answer = await this.#send(channel, job, body, deadlineMs)
+    const plaintext = encodeBody('inputs', tensors, { salt: toHex(salt) })
+    const body = await channel.envelope.seal(job, direction.request, plaintext)
+    return { job, salt, input, body, tensors }
+  }
+
+  async #ask(
+    model: Model,
+    channel: Channel,
+    tensors: readonly Tensor[],
+    options: InferOptions,
+    until: number,
+  ): Promise<Inference> {
+    const sealed = await this.#seal(model, channel, tensors)
+    const answer = await this.#send(channel, sealed, until, matchBody(model, options, []))
+    return this.#open(model, channel, sealed, answer)
+  }
+
+  /** Checks an answer against what was asked and opens it. */
+  async #open(
+    model: Model,
+    channel: Channel,
+    { job, salt, input, tensors }: Sealed,
+    answer: JobAnswer,
+  ): Promise<Inference> {
     const domain = await this.#domain()
     const { price } = channel.terms
     checkReceipt(
@@ -420,37 +504,107 @@ export class Assay {
     }
   }
 
-  /** Posts a job, and again with the very same bytes while the network or the edge stumbles. */
-  async #send(channel: Channel, job: bigint, body: Uint8Array, deadlineMs: number): Promise<JobAnswer> {
-    const until = this.#options.now() + deadlineMs
+  async #frame(
+    channel: Channel,
+    { job, body }: Sealed,
+    leftMs: number,
+    opening: boolean,
+  ): Promise<Uint8Array<ArrayBuffer>> {
     const voucher = await this.#cover(channel)
+    return encodeJobRequest({
+      ticket: 0,
+      channel: channel.id,
+      job,
+      context: channel.context,
+      deadlineMs: Math.max(1, Math.min(0xffff_ffff, leftMs)),
+      ...(opening ? { opening: { terms: channel.terms, enc: channel.enc } } : {}),
+      ...(voucher ? { voucher } : {}),
+      body,
+    })
+  }
+
+  /** Posts a job, and again with the very same body while the network or the edge stumbles: once the runner may have it, it is asked of this runner and no other until the deadline, and then let go. */
+  async #send(channel: Channel, sealed: Sealed, until: number, wanted: MatchBody): Promise<JobAnswer> {
+    const { now, sleep } = this.#options
+    const headers = { 'assay-match': JSON.stringify(wanted) }
+    let perhapsAccepted = false
     for (let attempt = 0; ; attempt++) {
-      const frame = encodeJobRequest({
-        ticket: 0,
-        channel: channel.id,
-        job,
-        context: channel.context,
-        deadlineMs: Math.max(1, Math.min(0xffff_ffff, until - this.#options.now())),
-        ...(channel.opened && attempt === 0 ? {} : { opening: { terms: channel.terms, enc: channel.enc } }),
-        ...(voucher ? { voucher } : {}),
-        body,
-      })
+      const frame = await this.#frame(channel, sealed, until - now(), !channel.opened || attempt > 0)
       try {
         const decoded = decodeFrame(
-          await this.edge.bytes(`/v1/runners/${channel.runner.signer}/jobs`, { method: 'POST', body: frame }),
+          await this.edge.bytes(`/v1/runners/${channel.runner.signer}/jobs`, { method: 'POST', body: frame, headers }),
         )
         if (decoded.type !== 'jobAnswer')
           throw new VerificationError('answer_form', 'The edge answered with something that is not a job answer.')
         return decoded
       } catch (error) {
+        if (!(error instanceof EdgeError)) throw error
+        const reopen = error.code === 'unknown_context' && channel.opened && attempt === 0
+        if (!reopen && !retryable.has(error.code) && !(perhapsAccepted && elsewhere.has(error.code))) throw error
+        if (!reopen && !notAccepted(error)) perhapsAccepted = true
+        // Another runner may have it only if this one certainly has not.
+        else if (!reopen && !perhapsAccepted) throw error
         const waitMs = Math.min(2_000, 100 * 2 ** attempt)
-        const again =
-          error instanceof EdgeError &&
-          (retryable.has(error.code) || (error.code === 'unknown_context' && channel.opened && attempt === 0))
-        if (!again || this.#options.now() + waitMs > until) throw error
-        await this.#options.sleep(waitMs)
+        if (now() + waitMs > until) throw perhapsAccepted ? released(error) : error
+        await sleep(waitMs)
       }
     }
+  }
+
+  /** Starts one inference and does not wait for it: the edge keeps the sealed job, hands it over until its deadline (an hour at most), and announces its end. Throws what `infer` throws before an answer. */
+  async start(reference: string, tensors: readonly Tensor[], options: StartOptions = {}): Promise<StartedJob> {
+    const model = await this.model(reference)
+    checkTensors(tensors, model.manifest.inputs)
+    this.#checkPrice(model, options)
+    const { webhook } = options
+    const headers: Record<string, string> = { prefer: 'respond-async' }
+    if (webhook) headers['assay-webhook-url'] = webhook.url
+    if (webhook?.secret) headers['assay-webhook-secret'] = webhook.secret
+    return this.#place(model, options, async (channel, until) => {
+      const sealed = await this.#seal(model, channel, tensors)
+      const frame = await this.#frame(channel, sealed, until - this.#options.now(), true)
+      const path = `/v1/runners/${channel.runner.signer}/jobs`
+      const job = await this.edge.json<JobJson>(path, { method: 'POST', body: frame, headers })
+      return {
+        id: job.id,
+        runner: channel.runner.signer,
+        webhookSecret: job.webhookSecret,
+        status: () => this.edge.json<JobJson>(`${path}/${job.id}`),
+        cancel: () => this.edge.json<JobJson>(`${path}/${job.id}`, { method: 'DELETE' }),
+        result: () => this.#result(model, channel, sealed, `${path}/${job.id}`),
+      }
+    })
+  }
+
+  /** Waits for an asynchronous job and opens its answer. */
+  async #result(model: Model, channel: Channel, sealed: Sealed, path: string): Promise<Inference> {
+    for (let attempt = 0; ; attempt++) {
+      const { state } = await this.edge.json<JobJson>(path)
+      if (state !== 'queued' && state !== 'running') break
+      await this.#options.sleep(Math.min(2_000, 50 * 1.5 ** attempt))
+    }
+    const decoded = decodeFrame(await this.edge.bytes(`${path}/result`))
+    if (decoded.type !== 'jobAnswer')
+      throw new VerificationError('answer_form', 'The edge answered with something that is not a job answer.')
+    return this.#open(model, channel, sealed, decoded)
+  }
+}
+
+/** Says of a job whose time is over what it may still cost. */
+function released({ code, status, message, hint, details }: EdgeError): EdgeError {
+  const detail = hint === undefined ? message : message.slice(0, -hint.length - 1)
+  const cost = 'It is let go and its channel closed: it costs nothing unless its runner shows a receipt for it.'
+  return new EdgeError(code, status, detail, cost, details)
+}
+
+function matchBody(model: Model, { maxPrice, requirements = {} }: InferOptions, exclude: Hex[]): MatchBody {
+  return {
+    model: model.digest,
+    requirements: {
+      ...requirements,
+      ...(maxPrice === undefined ? {} : { maxPrice: maxPrice.toString() }),
+      ...(exclude.length > 0 ? { exclude } : {}),
+    },
   }
 }
 

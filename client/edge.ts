@@ -4,8 +4,11 @@ import { EdgeError } from './errors.ts'
 
 /** Speaks to an edge. Every refusal becomes an EdgeError with the edge's own code and hint. */
 export type Edge = {
-  json<T>(path: string, init?: { method?: string; body?: unknown }): Promise<T>
-  bytes(path: string, init?: { method?: string; body?: Uint8Array }): Promise<Uint8Array>
+  json<T>(path: string, init?: { method?: string; body?: unknown; headers?: Record<string, string> }): Promise<T>
+  bytes(
+    path: string,
+    init?: { method?: string; body?: Uint8Array; headers?: Record<string, string> },
+  ): Promise<Uint8Array>
 }
 
 /** Holds what a network's signatures are bound to. */
@@ -53,10 +56,28 @@ export type Match = {
   validUntil: string
 }
 
+/** Holds an asynchronous job as the edge shows it. */
+export type JobJson = {
+  id: string
+  runner: Hex
+  channel: Hex
+  job: string
+  state: 'queued' | 'running' | 'done' | 'refused' | 'expired' | 'cancelled'
+  createdAt: string
+  deadline: string
+  finishedAt: string | null
+  problem?: { code: string; detail: string }
+  links: { self: string; result: string; events: string }
+  webhook?: { url: string; state: string; attempts: number; lastStatus: number | null; nextAttemptAt: string | null }
+  webhookSecret?: string
+}
+
 /** Reads a listing's numbers. */
 export function listingFromJson(json: ListingJson): Listing {
   return { ...json, price: BigInt(json.price), validUntil: BigInt(json.validUntil), nonce: BigInt(json.nonce) }
 }
+
+const octets = 'application/octet-stream'
 
 /** Connects to an edge by its URL. */
 export function connectEdge(url: string, fetchImplementation: typeof fetch = fetch): Edge {
@@ -80,18 +101,28 @@ export function connectEdge(url: string, fetchImplementation: typeof fetch = fet
     )
   }
   return {
-    async json<T>(path: string, { method = 'GET', body }: { method?: string; body?: unknown } = {}) {
-      const init: RequestInit =
+    async json<T>(
+      path: string,
+      {
+        method = 'GET',
+        body,
+        headers = {},
+      }: { method?: string; body?: unknown; headers?: Record<string, string> } = {},
+    ) {
+      // Bytes go as they are: a job is posted in binary and answered in JSON when nobody waits for it.
+      const content =
         body === undefined
-          ? { method }
-          : { method, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }
-      return (await (await request(path, init)).json()) as T
+          ? {}
+          : body instanceof Uint8Array
+            ? { headers: { ...headers, 'content-type': octets }, body: body as Uint8Array<ArrayBuffer> }
+            : { headers: { ...headers, 'content-type': 'application/json' }, body: JSON.stringify(body) }
+      return (await (await request(path, { method, headers, ...content })).json()) as T
     },
-    async bytes(path, { method = 'GET', body } = {}) {
+    async bytes(path, { method = 'GET', body, headers = {} } = {}) {
       const init: RequestInit =
         body === undefined
-          ? { method }
-          : { method, headers: { 'content-type': 'application/octet-stream' }, body: body as Uint8Array<ArrayBuffer> }
+          ? { method, headers }
+          : { method, headers: { ...headers, 'content-type': octets }, body: body as Uint8Array<ArrayBuffer> }
       return new Uint8Array(await (await request(path, init)).arrayBuffer())
     },
   }

@@ -224,6 +224,7 @@ export async function startMarketplace({
       FEE_BPS: String(localFeeBps),
       COLLATERAL_URL: collateral.url,
       DEVELOPMENT_ROOT: toBase64(tee.rootDer),
+      LOCAL_WEBHOOKS: 'yes',
     }
     let edge = await progress('starting edge', () => startEdge({ stateDir, vars }))
     stops.push(() => edge.dispose())

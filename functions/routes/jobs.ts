@@ -1,9 +1,11 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Context as HonoContext } from 'hono'
+import type { Hex } from '../../protocol/bytes.ts'
 import type { Context } from '../context.ts'
 import { AssayError, type ErrorCode, openHeaders, problem } from '../errors.ts'
+import { type Match, matchRunner } from '../services/match.ts'
 import { type App, createRouter, passed, readBody, responses } from './router.ts'
-import { Address } from './schemas.ts'
+import { Address, FindMatch } from './schemas.ts'
 
 /** Largest job frame taken, in bytes: a Durable Object takes messages up to 32 MiB. */
 const maxJobBytes = 24 * 1024 * 1024
@@ -12,6 +14,10 @@ const JobId = z.string().regex(/^[0-9a-f]{32}$/)
 const octets = { required: true, content: { [octetStream]: { schema: z.string() } } }
 const headers = z.object({
   prefer: z.string().optional().openapi({ description: '`respond-async`: answer 202 at once (RFC 7240).' }),
+  'assay-match': z
+    .string()
+    .optional()
+    .openapi({ description: 'The body of the match, as JSON: a refusal then carries `next`, another runner.' }),
   'assay-webhook-url': z.string().optional().openapi({ description: 'Where the end of the job is announced.' }),
   'assay-webhook-secret': z.string().optional().openapi({ description: 'What webhooks are signed with: whsec_…' }),
 })
@@ -21,11 +27,12 @@ const prefersAsync = (header: string) =>
   header.split(',').some((each) => each.split(';')[0]!.trim().toLowerCase() === 'respond-async')
 
 /** Answers a posted job: the way of every inference. It stands before the app's middleware, and what it needs of it is done here by hand, since each layer costs more than all of this. */
-export function postJob({ mailbox, directory, now }: Context) {
+export function postJob(context: Context) {
+  const { mailbox, directory, now } = context
   return async (c: HonoContext<App>): Promise<Response> => {
     const requestId = crypto.randomUUID()
     c.set('requestId', requestId)
-    const signer = c.req.param('signer')!.toLowerCase()
+    const signer = c.req.param('signer')!.toLowerCase() as Hex
     if (!/^0x[0-9a-f]{40}$/.test(signer)) throw new AssayError('invalid_request', 'A runner is named by its address.')
     const request = c.req.raw
     const body = await readBody(request, maxJobBytes)
@@ -46,7 +53,24 @@ export function postJob({ mailbox, directory, now }: Context) {
     const headers = { 'x-request-id': requestId, 'assay-load': `${queued}/${capacity}` }
     if (frame) return new Response(frame, { headers: { ...openHeaders, ...headers, 'content-type': octetStream } })
     const { code, message, hint, extra } = met!
-    return problem(code as ErrorCode, message, requestId, hint, extra, headers)
+    const next = extra?.accepted === false ? await nextMatch(context, signer, c) : null
+    return problem(code as ErrorCode, message, requestId, hint, { ...extra, ...(next ? { next } : {}) }, headers)
+  }
+}
+
+/** Finds another runner for a job that this one did not take, under the requirements its buyer sent along: a sealed job cannot move by itself, but its buyer is spared a question. */
+async function nextMatch(context: Context, refusedBy: Hex, c: HonoContext<App>): Promise<Match | null> {
+  const header = c.req.raw.headers.get('assay-match')
+  if (header === null) return null
+  try {
+    const { model, requirements } = FindMatch.parse(JSON.parse(header))
+    const exclude = [...(requirements.exclude ?? []), refusedBy]
+    return await matchRunner(context, { model, requirements: { ...requirements, exclude } }, (work) =>
+      c.executionCtx.waitUntil(work),
+    )
+  } catch {
+    // The refusal is the answer; a match beside it is a courtesy.
+    return null
   }
 }
 

@@ -13,6 +13,7 @@ import {
 import { privateKeyToAccount } from 'viem/accounts'
 import { type Bundle, verifyBundle } from '../protocol/bundle.ts'
 import { EncodingError, fromBase64, fromHex, type Hex } from '../protocol/bytes.ts'
+import { explainEventLog } from '../protocol/evidence/eventLog.ts'
 import {
   type Check,
   defaultPolicy,
@@ -31,7 +32,7 @@ import { Assay } from './assay.ts'
 import { connectEdge, type ModelJson, type Network } from './edge.ts'
 import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
 import { depositTokens, readBalance } from './escrow.ts'
-import { readEvidenceFiles } from './evidence.ts'
+import { readEventLog, readEvidenceFiles } from './evidence.ts'
 import { publishModel } from './publish.ts'
 import { tryModel } from './tryModel.ts'
 
@@ -42,7 +43,7 @@ const usage = `assay <command> [--json]
   runners                                                   lists the machines and their verdicts
   buy <model> --input tensors.json [--max-price p] [--bundle file]   buys one verified inference
   verify <bundle.json> [--development-root base64]          checks a kept bundle, offline
-  evidence verify <file> [--collateral file]... [--now unix] [--policy file]   judges a machine's evidence, one row a check
+  evidence verify <file> [--collateral file]... [--event-log file] [--now unix] [--policy file]   judges a machine's evidence, one row a check
   balance [--of publisher|buyer|provider]                   shows money in wallet and escrow
   deposit <amount>                                          deposits for the buyer
 
@@ -150,6 +151,7 @@ const options = {
   of: { type: 'string' },
   'development-root': { type: 'string' },
   collateral: { type: 'string', multiple: true },
+  'event-log': { type: 'string' },
   now: { type: 'string' },
   policy: { type: 'string' },
 } as const
@@ -258,7 +260,7 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
 
   async 'evidence verify'(path, values) {
     const asked = values.now === undefined ? null : Number(amount(values.now, '--now'))
-    const { evidence, collateral, now, rimSigner } = await readEvidenceFiles(
+    const { evidence, collateral, now, rimSigner, ...read } = await readEvidenceFiles(
       file(path, 'the file of evidence to verify'),
       (values.collateral ?? []).map((each) => file(each, 'a file of collateral')),
       asked,
@@ -273,13 +275,30 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
       verdict = await verifyEvidence(evidence, collateral, { now: at, roots, policy, trace: (row) => rows.push(row) })
       if (verdict.refusals[0]?.reason !== 'untrusted_root') break
     }
+    const eventLog = values['event-log'] ? await readEventLog(file(values['event-log'], 'an event log')) : read.eventLog
+    const explained =
+      eventLog && verdict!.tee === 'tdx' && measured(verdict!)
+        ? await explainEventLog(eventLog, measured(verdict!)!)
+        : null
+    verdict!.claims.push(...(explained?.claims ?? []))
     const { tee, root, tcbStatus, advisories, measurement, refusals } = verdict!
     return {
-      result: { ...verdict, now: at, policy: policy.version, checks: rows },
+      result: {
+        ...verdict,
+        now: at,
+        policy: policy.version,
+        checks: rows,
+        ...(explained ? { eventLog: explained } : {}),
+      },
       lines: [
         ...rows.map(checkLine),
         `${verdict!.verdict}: ${tee} on a ${root} root as of ${new Date(at * 1000).toISOString()}, TCB ${tcbStatus ?? 'not judged'}${advisories.length > 0 ? ` (${advisories.join(', ')})` : ''}`,
         ...(measurement ? [`workload ${measurement.workload}`] : []),
+        ...(explained?.claims.map(
+          ({ claim, status, detail }) => `${{ asserted: '✓', refuted: '✗', unknown: '?' }[status]} ${claim}: ${detail}`,
+        ) ?? []),
+        ...(explained?.facts.map(({ register, name, value }) => `RTMR${register} ${name} = ${value.slice(0, 400)}`) ??
+          []),
         ...refusals.map(({ reason, detail }) => `refused: ${reason}: ${detail}`),
         ...(collateral
           ? []
@@ -305,6 +324,12 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     const hash = await depositTokens({ ...wallet('buyer', network.chainId), contracts: network, amount: value })
     return { result: { transaction: hash, amount: value.toString() }, lines: [`deposited ${value} in ${hash}`] }
   },
+}
+
+/** Gives the four registers that an event log explains, where a verdict has them. */
+function measured({ measurement }: Verdict): Uint8Array[] | null {
+  const registers = [0, 1, 2, 3].map((index) => measurement?.[`rtmr${index}`])
+  return registers.every((value) => value !== undefined) ? registers.map((value) => fromHex(value!)) : null
 }
 
 function checkLine({ check, status, compared, with: against, from, detail }: Check): string {

@@ -1,4 +1,5 @@
 import { EncodingError, fromBase64, fromHex, fromUtf8, type Hex } from '../protocol/bytes.ts'
+import { type LoggedEvent, readCcel, readDstackLog } from '../protocol/evidence/eventLog.ts'
 import {
   type Collateral,
   collateralFromJson,
@@ -18,6 +19,8 @@ export type EvidenceFiles = {
   evidence: Evidence
   collateral: Collateral | null
   now: number | null
+  /** The log that explains the registers, where the file has one. */
+  eventLog?: LoggedEvent[]
   /** Whoever verified the GPU's reference measurements here and now. */
   rimSigner?: Hex
 }
@@ -169,6 +172,16 @@ async function gpuCollateral(
   }
 }
 
+/** Reads an event log: dstack's JSON, by itself or beside a quote, or the binary log firmware leaves. Throws EncodingError. */
+export async function readEventLog(file: Uint8Array): Promise<LoggedEvent[]> {
+  const content = asText(file)?.trimStart()
+  if (!content?.startsWith('{') && !content?.startsWith('[')) return readCcel(file)
+  if (content.startsWith('[')) return readDstackLog(content)
+  const { event_log: log } = parseStrictJson(content) as Json
+  if (typeof log !== 'string') throw new EncodingError('The file holds no event log.')
+  return readDstackLog(log)
+}
+
 /** Reads evidence from a file in any form it is commonly kept in, with its collateral from the same file or others; `now` (unix seconds) stands where no file says as of when. Throws EncodingError saying what was expected, or Refused where a manifest does not verify. */
 export async function readEvidenceFiles(
   file: Uint8Array,
@@ -183,6 +196,7 @@ export async function readEvidenceFiles(
   }
   const found = read()
   const { evidence } = found
+  if (evidence.format === 'tdx' && content?.includes('"event_log"')) found.eventLog = await readEventLog(file)
   if (evidence.format === 'gpu') {
     const at = now ?? found.now ?? Math.floor(Date.now() / 1000)
     return { ...found, ...(await gpuCollateral(evidence, collateralFiles, at)) }

@@ -5,6 +5,13 @@ export function parseStrictJson(text: string): unknown {
   return parseMembers(text).value
 }
 
+/** Parses a JSON list strictly, in the same way. Throws EncodingError. */
+export function parseStrictList(text: string): unknown[] {
+  const { list } = parseMembers(`{"list":${text}}`).value
+  if (!Array.isArray(list)) throw new EncodingError('JSON: expected a list.')
+  return list
+}
+
 /** Parses a JSON object strictly and gives the exact text of each of its top-level members, over which vendors sign. Throws EncodingError. */
 export function parseMembers(text: string): { value: Record<string, unknown>; raw: Map<string, string> } {
   const raw = new Map<string, string>()

@@ -1,4 +1,5 @@
 import { openContracts, signerOf } from '../test/contracts/setup.ts'
+import { run as attestation } from './gasAttestation.ts'
 import type { Row } from './main.ts'
 
 /** Measures what the chain charges: whole transactions on anvil under the Osaka rules, so the figures are deterministic. */
@@ -19,8 +20,9 @@ export async function run(): Promise<Row[]> {
       })
     }
     const runner = signerOf('runner')
-    add('register a platform key (PCK certificate verified)', (await it.registerPck()).gasUsed, 1, null, 125_000)
-    add('register a runner (two quote signatures verified)', (await it.register(runner)).gasUsed, 1, 8_931_626, 115_000)
+    await it.registerPck()
+    await it.register(runner)
+    rows.push(...(await attestation()))
     await it.fund('buyer', 10n ** 12n)
 
     // Reference figures published elsewhere and not measured here: a payment by x402's exact scheme, a payer at the nearest peer, a registration of the heaviest peer.

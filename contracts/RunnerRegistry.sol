@@ -3,6 +3,7 @@ pragma solidity ^0.8.30;
 
 import {MeasurementPolicy} from "./MeasurementPolicy.sol";
 import {Protocol} from "./Protocol.sol";
+import {Bytes} from "./attestation/Bytes.sol";
 import {Issuers} from "./attestation/Issuers.sol";
 import {Quotes} from "./attestation/Quotes.sol";
 
@@ -30,7 +31,8 @@ contract RunnerRegistry is Quotes {
         uint64 nonceBlock; // the block whose hash is the statement's nonce
         uint64 notAfter; // unix seconds
         address provider;
-        bytes signature; // of the runner's key over Registration
+        bytes32 r; // the runner's key signs Registration; a compact signature (EIP-2098)
+        bytes32 yParityAndS;
     }
 
     uint256 public constant MAX_TTL = 1 days;
@@ -48,13 +50,7 @@ contract RunnerRegistry is Quotes {
     mapping(address signer => Runner) public runners;
 
     event RunnerRegistered(
-        address indexed runner,
-        address indexed provider,
-        bytes32 indexed workload,
-        uint40 validUntil,
-        uint8 tee,
-        uint8 status,
-        bytes32 evidence
+        address indexed runner, address indexed provider, bytes32 indexed workload, uint40 validUntil, bytes32 evidence
     );
 
     error DevelopmentRootOnRealChain(uint256 chainId);
@@ -99,7 +95,7 @@ contract RunnerRegistry is Quotes {
         bytes32 workload = workloadOf(body);
         bytes32 digest = statementOf(claim, workload, inForce.killedBlock);
         address signer = address(uint160(uint256(keccak256(abi.encode(claim.signerX, claim.signerY)))));
-        checkReportData(body[520:584], signer, claim.notAfter, digest);
+        checkReportData(body, signer, claim.notAfter, digest);
         checkPossession(signer, claim, digest);
         uint256 until = claim.notAfter < appraisal.validUntil ? claim.notAfter : appraisal.validUntil;
         enter(signer, Runner(claim.provider, 0, uint32(until), 0, 0, appraisal.status), workload, digest);
@@ -152,7 +148,7 @@ contract RunnerRegistry is Quotes {
             if (renews) runner.registeredAt = before.registeredAt;
         }
         store(runners[signer], runner);
-        emit RunnerRegistered(signer, runner.provider, workload, runner.validUntil, runner.tee, runner.status, evidence);
+        emit RunnerRegistered(signer, runner.provider, workload, runner.validUntil, evidence);
     }
 
     /// @dev One write; member by member the compiler makes four.
@@ -183,7 +179,10 @@ contract RunnerRegistry is Quotes {
 
     function checkPossession(address signer, Claim calldata claim, bytes32 digest) private view {
         bytes32 typed = Protocol.registrationDigest(domain(), signer, claim.provider, digest);
-        require(Protocol.recover(typed, claim.signature) == signer, NotSignedByRunner());
+        uint8 v = uint8(uint256(claim.yParityAndS) >> 255) + 27;
+        bytes32 s = bytes32(uint256(claim.yParityAndS) & type(uint256).max >> 1);
+        // A second form of the signature would register the same thing again, so high values of s need no refusal.
+        require(signer != address(0) && ecrecover(typed, v, claim.r, s) == signer, NotSignedByRunner());
     }
 
     /// @dev Computed once, and anew on a chain that has split off since.
@@ -213,10 +212,10 @@ contract RunnerRegistry is Quotes {
     }
 
     /// @dev What ties a quote to a statement; virtual only so that a test can measure real quotes, which vouch for other statements.
-    function checkReportData(bytes calldata reportData, address signer, uint64 notAfter, bytes32 digest) internal view virtual {
+    function checkReportData(bytes calldata body, address signer, uint64 notAfter, bytes32 digest) internal view virtual {
         bytes4 tag = development ? bytes4("ASYD") : bytes4("ASY1");
         uint256 named = uint256(uint160(signer)) << 96 | uint256(uint32(tag)) << 64 | notAfter;
-        require(uint256(bytes32(reportData[0:32])) == named && bytes32(reportData[32:64]) == digest, ReportDataMismatch());
+        require(Bytes.word(body, 520) == named && Bytes.word(body, 552) == uint256(digest), ReportDataMismatch());
     }
 
     /// @dev The last 256 hashes come from the EVM, older ones (to 8,191) from the history contract where the chain has it.

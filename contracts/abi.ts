@@ -1682,18 +1682,6 @@ export const runnerRegistryAbi = [
       },
       {
         "indexed": false,
-        "internalType": "uint40",
-        "name": "issueDate",
-        "type": "uint40"
-      },
-      {
-        "indexed": false,
-        "internalType": "uint40",
-        "name": "nextUpdate",
-        "type": "uint40"
-      },
-      {
-        "indexed": false,
         "internalType": "bytes32",
         "name": "text",
         "type": "bytes32"
@@ -1750,18 +1738,6 @@ export const runnerRegistryAbi = [
       },
       {
         "indexed": false,
-        "internalType": "uint8",
-        "name": "tee",
-        "type": "uint8"
-      },
-      {
-        "indexed": false,
-        "internalType": "uint8",
-        "name": "status",
-        "type": "uint8"
-      },
-      {
-        "indexed": false,
         "internalType": "bytes32",
         "name": "evidence",
         "type": "bytes32"
@@ -1784,18 +1760,6 @@ export const runnerRegistryAbi = [
         "internalType": "uint16",
         "name": "evaluation",
         "type": "uint16"
-      },
-      {
-        "indexed": false,
-        "internalType": "uint40",
-        "name": "issueDate",
-        "type": "uint40"
-      },
-      {
-        "indexed": false,
-        "internalType": "uint40",
-        "name": "nextUpdate",
-        "type": "uint40"
       },
       {
         "indexed": false,
@@ -2599,9 +2563,14 @@ export const runnerRegistryAbi = [
             "type": "address"
           },
           {
-            "internalType": "bytes",
-            "name": "signature",
-            "type": "bytes"
+            "internalType": "bytes32",
+            "name": "r",
+            "type": "bytes32"
+          },
+          {
+            "internalType": "bytes32",
+            "name": "yParityAndS",
+            "type": "bytes32"
           }
         ],
         "internalType": "struct RunnerRegistry.Claim",

@@ -23,15 +23,16 @@ type SolcOutput = {
   contracts: Record<string, Record<string, { abi: Abi; evm: { bytecode: { object: string } } }>>
 }
 
-/** Compiles the contracts from source, or reads what an unchanged source gave before. Throws with the compiler's words when it refuses. */
-export function buildContracts(cacheDir = join(root, '.assay/contracts')): Record<string, Artifact> {
-  const folder = join(root, 'contracts')
-  const names = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter(
-    (name) => name.endsWith('.sol') && !/^(test|out|cache)[/\\]/.test(name),
-  )
-  const sources = Object.fromEntries(
-    names.map((name) => [`contracts/${name}`, { content: readFileSync(join(folder, name), 'utf8') }]),
-  )
+/** Compiles the contracts, and `more` files by their paths in the project, from source, or reads what unchanged sources gave before. Throws with the compiler's words when it refuses. */
+export function buildContracts(
+  cacheDir = join(root, '.assay/contracts'),
+  more: readonly string[] = [],
+): Record<string, Artifact> {
+  const names = readdirSync(join(root, 'contracts'), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.sol') && !/^(test|out|cache)[/\\]/.test(name))
+    .map((name) => `contracts/${name.replaceAll('\\', '/')}`)
+    .concat(more)
+  const sources = Object.fromEntries(names.map((name) => [name, { content: readFileSync(join(root, name), 'utf8') }]))
   const lock = readFileSync(join(root, 'package-lock.json'))
   const key = createHash('sha256')
     .update(JSON.stringify([sources, solcSettings]))
@@ -60,7 +61,7 @@ export function buildContracts(cacheDir = join(root, '.assay/contracts')): Recor
 
   const artifacts: Record<string, Artifact> = {}
   for (const name of names) {
-    for (const [contract, { abi, evm }] of Object.entries(output.contracts[`contracts/${name}`] ?? {})) {
+    for (const [contract, { abi, evm }] of Object.entries(output.contracts[name] ?? {})) {
       if (evm.bytecode.object) artifacts[contract] = { abi, bytecode: `0x${evm.bytecode.object}` }
     }
   }

@@ -55,6 +55,13 @@ export function quoteForChain(quote: Uint8Array) {
   }
 }
 
+/** Writes a 65-byte signature in its compact form (EIP-2098): the parity takes the top bit of s. */
+function compactSignature(signature: Uint8Array): { r: Hex; yParityAndS: Hex } {
+  const yParityAndS = signature.slice(32, 64)
+  if (signature[64] === 28) yParityAndS[0]! |= 0x80
+  return { r: half(signature, 0), yParityAndS: toHex(yParityAndS) }
+}
+
 /** Writes the registry's claim about a statement: what the chain cannot know by itself. `signerKey` is uncompressed, 65 bytes. Throws EncodingError on a malformed statement. */
 export function claimForChain(registration: {
   statement: Uint8Array
@@ -72,7 +79,7 @@ export function claimForChain(registration: {
     nonceBlock: registration.nonceBlock,
     notAfter,
     provider: registration.provider,
-    signature: toHex(registration.signature),
+    ...compactSignature(registration.signature),
   }
 }
 

@@ -31,8 +31,8 @@ abstract contract Collateral is Platforms {
 
     uint256 internal constant QE_DATES = 12;
 
-    event TcbInfoPosted(bytes8 indexed platform, uint16 evaluation, uint40 issueDate, uint40 nextUpdate, bytes32 text);
-    event QeIdentityPosted(uint16 evaluation, uint40 issueDate, uint40 nextUpdate, bytes32 text);
+    event TcbInfoPosted(bytes8 indexed platform, uint16 evaluation, bytes32 text);
+    event QeIdentityPosted(uint16 evaluation, bytes32 text);
 
     error CollateralNotSigned();
     error CollateralNotCurrent(uint256 issueDate, uint256 nextUpdate);
@@ -47,7 +47,7 @@ abstract contract Collateral is Platforms {
         bytes32 digest = checkText(signer, text, r, s);
         (TcbText memory info, bytes memory table) = reader.tcbInfo(text);
         post(tcbInfos[info.platform], info, table);
-        emit TcbInfoPosted(info.platform, uint16(info.evaluation), uint40(info.issueDate), uint40(info.nextUpdate), digest);
+        emit TcbInfoPosted(info.platform, uint16(info.evaluation), digest);
     }
 
     /// @notice Posts the identity of the TD quoting enclave, on the same terms.
@@ -61,7 +61,7 @@ abstract contract Collateral is Platforms {
                 uint32(info.issueDate), uint32(info.nextUpdate), uint16(info.evaluation), tcbRules.collateralEpoch, table
             )
         );
-        emit QeIdentityPosted(uint16(info.evaluation), uint40(info.issueDate), uint40(info.nextUpdate), digest);
+        emit QeIdentityPosted(uint16(info.evaluation), digest);
     }
 
     /// @notice Tells what identity of the quoting enclave is posted; zeros where there is none.
@@ -109,7 +109,7 @@ abstract contract Collateral is Platforms {
 
     function checkNewer(Posted memory before, TcbText memory info) private view {
         require(
-            info.issueDate <= block.timestamp && block.timestamp <= info.nextUpdate,
+            info.issueDate <= block.timestamp && block.timestamp <= info.nextUpdate && info.nextUpdate < 1 << 32,
             CollateralNotCurrent(info.issueDate, info.nextUpdate)
         );
         require(
@@ -122,12 +122,15 @@ abstract contract Collateral is Platforms {
         Posted memory before = posted;
         checkNewer(before, info);
         // The vendor signs the same levels anew every day; only levels that differ are stored again.
-        if (before.table == address(0) || before.table.codehash != keccak256(abi.encodePacked(bytes1(0), table))) {
-            posted.table = DataStore.write(table);
+        address account = before.table;
+        if (account == address(0) || account.codehash != keccak256(abi.encodePacked(bytes1(0), table))) {
+            account = DataStore.write(table);
         }
-        posted.issueDate = uint32(info.issueDate);
-        posted.nextUpdate = uint32(info.nextUpdate);
-        posted.evaluation = uint16(info.evaluation);
-        posted.collateralEpoch = tcbRules.collateralEpoch;
+        // One write; member by member the compiler makes five.
+        uint256 slot = uint256(uint160(account)) | info.issueDate << 160 | info.nextUpdate << 192
+            | info.evaluation << 224 | uint256(tcbRules.collateralEpoch) << 240;
+        assembly ("memory-safe") {
+            sstore(posted.slot, slot)
+        }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
+import {Bytes} from "./Bytes.sol";
 import {Collateral} from "./Collateral.sol";
 import {P256} from "./P256.sol";
 import {Platform} from "./PckExtension.sol";
@@ -81,13 +82,16 @@ abstract contract Quotes is Collateral {
 
     /// @dev Platform, module and quoting enclave converge; a 1.5 body also tells the TCB as it is now, and the worse counts.
     function judge(Appraisal memory appraisal, bytes memory table, Platform memory platform, bytes calldata body) private pure {
-        bytes16 svn = bytes16(body[0:16]);
+        bytes16 svn = bytes16(bytes32(Bytes.word(body, 0)));
         uint256 module = Tcb.moduleStatus(table, svn);
         uint256 status = Tcb.platformStatus(table, platform.components, platform.pceSvn, svn);
-        if (body.length == 648) {
-            svn = bytes16(body[584:600]);
-            uint256 now_ = Tcb.platformStatus(table, platform.components, platform.pceSvn, svn);
-            now_ = Tcb.converge(now_, Tcb.moduleStatus(table, svn));
+        bytes16 svn2 = bytes16(bytes32(Bytes.word(body, 584)));
+        if (body.length == 648 && svn2 != svn) {
+            // Where only the module's minor version has moved, the same level is found.
+            uint256 now_ = Tcb.sameLevel(svn, svn2)
+                ? status
+                : Tcb.platformStatus(table, platform.components, platform.pceSvn, svn2);
+            now_ = Tcb.converge(now_, Tcb.moduleStatus(table, svn2));
             if (now_ > status) status = now_;
         }
         appraisal.moduleStatus = uint8(module);
@@ -115,8 +119,9 @@ abstract contract Quotes is Collateral {
             P256.verify(sha256(report), quote.qeR, quote.qeS, quote.platform.x, quote.platform.y), QeReportNotSigned()
         );
         require(
-            bytes32(report[320:352]) == sha256(abi.encodePacked(quote.attestationX, quote.attestationY, quote.qeAuthData))
-                && bytes32(report[352:384]) == 0,
+            bytes32(Bytes.word(report, 320))
+                == sha256(abi.encodePacked(quote.attestationX, quote.attestationY, quote.qeAuthData))
+                && Bytes.word(report, 352) == 0,
             AttestationKeyUnbound()
         );
         require(
@@ -129,26 +134,26 @@ abstract contract Quotes is Collateral {
         uint256 length = signed.length;
         require(length == 632 || length == 638 || length == 702, MalformedQuote());
         // Version, key type and TEE type, and the quoting enclave's vendor: all of the first 28 bytes but its versions.
-        uint256 header = uint256(bytes32(signed[0:32])) & HEADER;
+        uint256 header = Bytes.word(signed, 0) & HEADER;
         if (length == 632) {
             require(header == TDX_QUOTE | 4 << 248, UnsupportedQuote());
-            return signed[48:];
+            return Bytes.from(signed, 48);
         }
-        bytes6 descriptor = length == 638 ? bytes6(0x020048020000) : bytes6(0x030088020000);
-        require(header == TDX_QUOTE | 5 << 248 && bytes6(signed[48:54]) == descriptor, UnsupportedQuote());
-        return signed[54:];
+        uint256 descriptor = length == 638 ? 0x020048020000 : 0x030088020000;
+        require(header == TDX_QUOTE | 5 << 248 && Bytes.word(signed, 48) >> 208 == descriptor, UnsupportedQuote());
+        return Bytes.from(signed, 54);
     }
 
     function checkAttributes(bytes calldata body) private pure {
         // MRSIGNERSEAM and SEAMATTRIBUTES: the tables hold modules of the vendor's own, unmodified, only.
-        uint256 second = uint256(bytes32(body[96:128]));
-        require(bytes32(body[64:96]) == 0 && second >> 64 == 0, ModuleMismatch());
+        uint256 second = Bytes.word(body, 96);
+        require(Bytes.word(body, 64) == 0 && second >> 64 == 0, ModuleMismatch());
         bytes8 attributes = bytes8(uint64(second));
         require(attributes & 0x0100000000000000 == 0, DebugEnabled());
         // SEPT_VE_DISABLE must be set; beside it only LASS (bit 27) may be.
         require(attributes & 0xFFFFFFF7FFFFFFFF == 0x0000001000000000, AttributesNotAllowed(attributes));
         if (body.length == 648) {
-            require(bytes32(body[600:632]) == 0 && bytes16(body[632:648]) == 0, AttributesNotAllowed(attributes));
+            require(Bytes.word(body, 600) | Bytes.word(body, 616) == 0, AttributesNotAllowed(attributes));
         }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
+import {Bytes} from "./Bytes.sol";
 import {Tables} from "./Tables.sol";
 
 /// @notice Compares a platform, its TDX module and its quoting enclave with the tables of `TcbTexts`, in Intel's order (DCAP quote
@@ -76,6 +77,11 @@ library Tcb {
         }
     }
 
+    /// @notice Tells whether two TEE_TCB_SVNs differ at most in a byte that no level of a platform is compared with.
+    function sameLevel(bytes16 one, bytes16 other) internal pure returns (bool) {
+        return uint8(one[1]) > 0 && uint128(one ^ other) & type(uint120).max == 0;
+    }
+
     function levelsAt(bytes memory table) private pure returns (uint256 p) {
         unchecked {
             p = 1;
@@ -92,19 +98,17 @@ library Tcb {
         }
     }
 
-    /// @notice Compares a quoting enclave's report with its identity, which begins at `p`, and finds the status of its version.
+    /// @notice Compares a quoting enclave's report of 384 bytes with its identity, which begins at `p`, and finds the status of its version.
     function qeStatus(bytes memory table, uint256 p, bytes calldata report) internal pure returns (uint256) {
         unchecked {
-            uint256 mask = Tables.read(table, p + 4, 4);
-            uint256 wide = Tables.read(table, p + 24, 16);
+            uint256 misc = ((Bytes.word(report, 16) >> 224) ^ Tables.read(table, p, 4)) & Tables.read(table, p + 4, 4);
+            uint256 attributes = ((Bytes.word(report, 48) >> 128) ^ Tables.read(table, p + 8, 16)) & Tables.read(table, p + 24, 16);
+            uint256 versions = Bytes.word(report, 256) >> 224;
             require(
-                uint256(uint32(bytes4(report[16:20]))) & mask == Tables.read(table, p, 4) & mask
-                    && uint256(uint128(bytes16(report[48:64]))) & wide == Tables.read(table, p + 8, 16) & wide
-                    && uint256(bytes32(report[128:160])) == Tables.read(table, p + 40, 32)
-                    && little(report[256:258]) == Tables.read(table, p + 72, 2),
-                QeIdentityMismatch()
+                misc | attributes == 0 && Bytes.word(report, 128) == Tables.read(table, p + 40, 32)
+                    && little(versions >> 16) == Tables.read(table, p + 72, 2), QeIdentityMismatch()
             );
-            uint256 svn = little(report[258:260]);
+            uint256 svn = little(versions & 0xffff);
             uint256 levels = Tables.read(table, p + 74, 1);
             p += 75;
             for (; levels > 0; levels--) {
@@ -115,7 +119,7 @@ library Tcb {
         }
     }
 
-    function little(bytes calldata two) private pure returns (uint256) {
-        return uint256(uint8(two[1])) << 8 | uint8(two[0]);
+    function little(uint256 two) private pure returns (uint256) {
+        return (two & 0xff) << 8 | two >> 8;
     }
 }

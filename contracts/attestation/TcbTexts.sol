@@ -18,7 +18,17 @@ struct TcbText {
 library TcbTexts {
     using Tables for Tables.Table;
 
-    bytes32 private constant ZEROS = "00000000000000000000000000000000";
+    uint256 private constant SVN = 0x7b2273766e223a; // {"svn":
+    uint256 private constant COMMA = 0x2c;
+    uint256 private constant CLOSE = 0x7d;
+    uint256 private constant ZERO_SVNS = 0x7b2273766e223a307d2c7b2273766e223a307d2c7b2273766e223a307d2c; // {"svn":0}, three times
+    /// @dev The vendor's own module, with attributes that are all compared and all zero: as it stands in TCB info, and in an identity.
+    bytes32 private constant MODULE = keccak256(
+        ',"tdxModule":{"mrsigner":"000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000","attributes":"0000000000000000","attributesMask":"FFFFFFFFFFFFFFFF"},'
+    );
+    bytes32 private constant IDENTITY = keccak256(
+        '","mrsigner":"000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000","attributes":"0000000000000000","attributesMask":"FFFFFFFFFFFFFFFF","tcbLevels":['
+    );
 
     /// @notice Reads TCB info. Table: count of modules, each `major, count, (isvsvn, status)*`; count of levels, each 16 SGX components,
     ///         16 TDX components, PCESVN (2 bytes), status.
@@ -27,7 +37,7 @@ library TcbTexts {
         Tables.Table memory rows = Tables.create();
         p = Text.expect(p, '{"id":"TDX","version":3,', 24);
         p = dates(info, p);
-        p = Text.expect(p, '"fmspc":"', 9);
+        p = Text.expect(p, '","fmspc":"', 11);
         uint256 fmspc;
         (fmspc, p) = Text.hexadecimal(p, 6);
         p = Text.expect(p, '","pceId":"', 11);
@@ -37,9 +47,7 @@ library TcbTexts {
         p = Text.expect(p, '","tcbType":0,"tcbEvaluationData', 32);
         p = Text.expect(p, 'Number":', 8);
         (info.evaluation, p) = Text.number(p);
-        p = Text.expect(p, ',"tdxModule":{', 14);
-        p = moduleSigner(p);
-        p = Text.expect(p, "},", 2);
+        p = Text.expectHash(p, MODULE, 193);
         p = modules(p, end, rows);
         p = Text.expect(p, '"tcbLevels":[', 13);
         p = platformLevels(p, end, rows);
@@ -55,7 +63,7 @@ library TcbTexts {
         Tables.Table memory rows = Tables.create();
         p = Text.expect(p, '{"id":"TD_QE","version":2,', 26);
         p = dates(info, p);
-        p = Text.expect(p, '"tcbEvaluationDataNumber":', 26);
+        p = Text.expect(p, '","tcbEvaluationDataNumber":', 28);
         (info.evaluation, p) = Text.number(p);
         uint256 value;
         (value, p) = Text.hexadecimal(Text.expect(p, ',"miscselect":"', 15), 4);
@@ -78,18 +86,7 @@ library TcbTexts {
     function dates(TcbText memory info, uint256 p) private pure returns (uint256) {
         (info.issueDate, p) = Text.time(Text.expect(p, '"issueDate":"', 13));
         (info.nextUpdate, p) = Text.time(Text.expect(p, '","nextUpdate":"', 16));
-        return Text.expect(p, '",', 2);
-    }
-
-    function moduleSigner(uint256 p) private pure returns (uint256) {
-        p = Text.expect(p, '"mrsigner":"', 12);
-        p = Text.expect(p, ZEROS, 32);
-        p = Text.expect(p, ZEROS, 32);
-        p = Text.expect(p, ZEROS, 32);
-        p = Text.expect(p, '","attributes":"', 16);
-        p = Text.expect(p, ZEROS, 16);
-        p = Text.expect(p, '","attributesMask":"', 20);
-        return Text.expect(p, 'FFFFFFFFFFFFFFFF"', 17);
+        return p;
     }
 
     /// @dev TCB info from before TDX 1.5 has no identities of modules.
@@ -103,8 +100,7 @@ library TcbTexts {
             uint256 major;
             (major, p) = Text.hexadecimal(Text.expect(p, '{"id":"TDX_', 11), 1);
             rows.append(major, 1);
-            p = moduleSigner(Text.expect(p, '",', 2));
-            p = versionLevels(Text.expect(p, ',"tcbLevels":[', 14), end, rows, 1);
+            p = versionLevels(Text.expectHash(p, IDENTITY, 193), end, rows, 1);
             p = Text.expect(p, "]}", 2);
             count++;
             if (!Text.has(p, ",", 1)) break;
@@ -157,17 +153,34 @@ library TcbTexts {
     function components(uint256 p, uint256 end, Tables.Table memory rows) private pure returns (uint256) {
         unchecked {
             uint256 all;
-            for (uint256 i = 0; i < 16; i++) {
-                if (i > 0) p = Text.expect(p, ",", 1);
-                uint256 svn;
-                (svn, p) = Text.number(Text.expect(p, '{"svn":', 7));
-                require(svn < 256, Text.UnexpectedText());
+            uint256 i;
+            while (true) {
+                // One word holds `{"svn":`, up to three digits and what follows them, or three zeros in a row.
+                uint256 text = Text.word(p);
+                if (i < 13 && text >> 16 == ZERO_SVNS) {
+                    p += 30;
+                    i += 3;
+                    all <<= 24;
+                    continue;
+                }
+                uint256 svn = ((text >> 192) & 0xff) - 48;
+                uint256 after_ = (text >> 184) & 0xff;
+                require(text >> 200 == SVN && svn < 10, Text.UnexpectedText());
+                p += 8;
+                if (after_ == COMMA) {
+                    p = Text.find(p + 1, end, CLOSE);
+                } else if (after_ != CLOSE) {
+                    (svn, p) = Text.number(p - 1);
+                    require(svn < 256, Text.UnexpectedText());
+                    if (!Text.has(p, "}", 1)) p = Text.find(Text.expect(p, ",", 1), end, CLOSE);
+                }
                 all = (all << 8) | svn;
-                if (!Text.has(p, "}", 1)) p = Text.find(Text.expect(p, ",", 1), end, 0x7d);
-                p++;
+                if (++i == 16) break;
+                require((Text.word(p) >> 240) & 0xff == COMMA, Text.UnexpectedText());
+                p += 2;
             }
             rows.append(all, 16);
-            return p;
+            return p + 1;
         }
     }
 

@@ -40,6 +40,18 @@ library Text {
         }
     }
 
+    /// @notice Moves over a longer literal, given by its Keccak-256.
+    function expectHash(uint256 position, bytes32 hash, uint256 size) internal pure returns (uint256) {
+        bytes32 found;
+        assembly ("memory-safe") {
+            let copy := mload(0x40)
+            calldatacopy(copy, position, size)
+            found := keccak256(copy, size)
+        }
+        require(found == hash, UnexpectedText());
+        return position + size;
+    }
+
     /// @notice Moves over a decimal number without leading zeros, up to 65,535.
     function number(uint256 position) internal pure returns (uint256 value, uint256 next) {
         unchecked {

@@ -149,5 +149,18 @@ export async function openRecorded({
         args: [statuses, minEvaluation, maxAgeHours, true],
       }),
     )
-  return { chain, publicClient, registry, call, post, repost, tableSize, appraise, register, approve, setTcbRules }
+  return {
+    chain,
+    publicClient,
+    testClient,
+    registry,
+    call,
+    post,
+    repost,
+    tableSize,
+    appraise,
+    register,
+    approve,
+    setTcbRules,
+  }
 }

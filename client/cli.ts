@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import {
@@ -34,6 +34,7 @@ import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
 import { depositTokens, readBalance } from './escrow.ts'
 import { readEventLog, readEvidenceFiles } from './evidence.ts'
 import { publishModel } from './publish.ts'
+import { createRimSigner, verifyRim } from './rim.ts'
 import { tryModel } from './tryModel.ts'
 
 const usage = `assay <command> [--json]
@@ -44,6 +45,7 @@ const usage = `assay <command> [--json]
   buy <model> --input tensors.json [--max-price p] [--bundle file]   buys one verified inference
   verify <bundle.json> [--development-root base64]          checks a kept bundle, offline
   evidence verify <file> [--collateral file]... [--event-log file] [--now unix] [--policy file]   judges a machine's evidence, one row a check
+  rim sign <manifest.xml> --key file [--now unix]           verifies one of NVIDIA's reference manifests and signs its table
   balance [--of publisher|buyer|provider]                   shows money in wallet and escrow
   deposit <amount>                                          deposits for the buyer
 
@@ -152,6 +154,7 @@ const options = {
   'development-root': { type: 'string' },
   collateral: { type: 'string', multiple: true },
   'event-log': { type: 'string' },
+  key: { type: 'string' },
   now: { type: 'string' },
   policy: { type: 'string' },
 } as const
@@ -308,6 +311,22 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     }
   },
 
+  async 'rim sign'(path, values) {
+    const xml = file(path, "the manifest from NVIDIA's service").toString('utf8')
+    const now = values.now === undefined ? Math.floor(Date.now() / 1000) : Number(amount(values.now, '--now'))
+    if (!values.key) throw new UsageError('Name a file with --key; a key is made there where there is none.')
+    const { table, signer } = await verifyRim(xml, { now })
+    const signed = await (await loadRimSigner(values.key)).sign(table)
+    const count = Object.keys(table.measurements).length
+    return {
+      result: signed,
+      lines: [
+        `${table.id}: ${count} active measurements, signed by "${signer}", good until ${new Date(table.signerNotAfter * 1000).toISOString()}`,
+        JSON.stringify(signed),
+      ],
+    }
+  },
+
   async balance(_, values) {
     const network = await edge().json<Network>('/v1/network')
     const { publicClient, wallet: own } = wallet(values.of ?? 'buyer', network.chainId)
@@ -330,6 +349,30 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
 function measured({ measurement }: Verdict): Uint8Array[] | null {
   const registers = [0, 1, 2, 3].map((index) => measurement?.[`rtmr${index}`])
   return registers.every((value) => value !== undefined) ? registers.map((value) => fromHex(value!)) : null
+}
+
+/** Reads the key that signs tables from a file (JWK), or makes one there that only its owner may read. */
+async function loadRimSigner(path: string) {
+  const algorithm = { name: 'ECDSA', namedCurve: 'P-256' }
+  if (!existsSync(path)) {
+    const made = (await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])) as CryptoKeyPair
+    writeFileSync(path, JSON.stringify(await crypto.subtle.exportKey('jwk', made.privateKey)), {
+      mode: 0o600,
+      flag: 'wx',
+    })
+  }
+  const jwk = json(path, 'the key that signs tables') as JsonWebKey
+  const { d: _, ...publicHalf } = jwk
+  try {
+    return await createRimSigner({
+      privateKey: await crypto.subtle.importKey('jwk', jwk, algorithm, false, ['sign']),
+      publicKey: await crypto.subtle.importKey('jwk', { ...publicHalf, key_ops: ['verify'] }, algorithm, true, [
+        'verify',
+      ]),
+    })
+  } catch {
+    throw new UsageError(`${path} is not a private P-256 key (JWK).`)
+  }
 }
 
 function checkLine({ check, status, compared, with: against, from, detail }: Check): string {

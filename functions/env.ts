@@ -20,6 +20,12 @@ const Variables = z.object({
   TOKEN: address,
   FEE_BPS: z.coerce.number().int().min(0).max(10_000),
   COLLATERAL_URL: z.url(),
+  /** Keys of those who verify NVIDIA's reference manifests and sign tables of them: uncompressed P-256, hexadecimal, separated by commas. */
+  RIM_SIGNERS: z
+    .string()
+    .regex(/^(0x04[0-9a-f]{128})(,0x04[0-9a-f]{128})*$/)
+    .transform((text) => text.split(',') as Hex[])
+    .optional(),
   AMD_COLLATERAL_URL: z.url().default('https://kdsintf.amd.com'),
   /** Base64 DER of a development root; good on a local chain only. */
   DEVELOPMENT_ROOT: z.string().optional(),

@@ -40,7 +40,9 @@ function contextOf(bindings: Bindings, rootsOf: (settings: Settings) => Roots[])
     mailbox: bindings.MAILBOX,
     registry: registryOf(settings),
     domain: { chainId: settings.CHAIN_ID, escrow: settings.ESCROW },
-    roots: rootsOf(settings),
+    roots: rootsOf(settings).map((roots) =>
+      settings.RIM_SIGNERS ? { ...roots, rimSigners: settings.RIM_SIGNERS } : roots,
+    ),
     policy: defaultPolicy,
     fetch: (url) => fetch(url, { signal: AbortSignal.timeout(15_000) }),
     now,

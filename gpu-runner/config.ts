@@ -12,7 +12,10 @@ const Config = z.object({
   ASSAY_RPC: z.url(),
   ASSAY_PROVIDER_KEY: hex(32),
   ASSAY_STATE: z.string().min(1),
-  ASSAY_TEE: z.enum(['tdx', 'development']).default('tdx'),
+  /** Where evidence comes from: the kernel (TDX or SNP), dstack's guest agent, or the development TEE of a local chain. */
+  ASSAY_TEE: z.enum(['tdx', 'snp', 'dstack', 'development']).default('tdx'),
+  /** NVIDIA's attestation tool, by name or path; none where the machine has no GPU in confidential-computing mode. */
+  ASSAY_NVATTEST: z.string().min(1).optional(),
   ASSAY_DEVELOPMENT_SEED: hex(32).optional(),
   /** Intel's provisioning service or a cache of its shape, for what the chain must know of the platform. */
   ASSAY_COLLATERAL_URL: z.url().default('https://api.trustedservices.intel.com'),

@@ -24,6 +24,8 @@ import { settleJournal } from './settle.ts'
 import { createRunnerSigner } from './signer.ts'
 import { configfsTsm } from './tee/configfsTsm.ts'
 import { createDevelopmentTee } from './tee/development.ts'
+import { dstack } from './tee/dstack.ts'
+import { collectGpuEvidence } from './tee/nvattest.ts'
 import type { Tee } from './tee/tee.ts'
 
 const config = readConfig(process.env)
@@ -70,7 +72,8 @@ const ortVersion = (
 ).version
 
 function chooseTee(): Tee {
-  if (config.ASSAY_TEE === 'tdx') return configfsTsm()
+  if (config.ASSAY_TEE === 'dstack') return dstack()
+  if (config.ASSAY_TEE !== 'development') return configfsTsm()
   const tee = createDevelopmentTee({
     seed: fromHex(config.ASSAY_DEVELOPMENT_SEED!, 32),
     now: () => Math.floor(now() / 1000),
@@ -108,6 +111,7 @@ async function attest(): Promise<void> {
     signer,
     hpkeKey: hpke.rawPublicKey,
     now,
+    ...(config.ASSAY_NVATTEST ? { gpus: (nonce) => collectGpuEvidence(nonce, { path: config.ASSAY_NVATTEST! }) } : {}),
     collateralFor: (evidence) =>
       tee.collateral?.() ??
       fetchTdxCollateral(evidence.quote, {

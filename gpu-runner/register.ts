@@ -1,9 +1,10 @@
 import { secp256k1 } from '@noble/curves/secp256k1.js'
 import { concat, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
-import { type CollateralOf, type EvidenceOf, evidenceToJson } from '../protocol/evidence/index.ts'
+import { gpuEvidenceDigest } from '../protocol/evidence/gpu.ts'
+import { type CollateralOf, type EvidenceOf, evidenceToJson, type GpuEvidence } from '../protocol/evidence/index.ts'
 import { parseTdxQuote, tdxWorkload } from '../protocol/evidence/quote.ts'
-import { encodeStatement, reportDataOf } from '../protocol/evidence/statement.ts'
+import { encodeStatement, gpuNonce, reportDataOf } from '../protocol/evidence/statement.ts'
 import { sha256 } from '../protocol/hash.ts'
 import { registrationDigest } from '../protocol/registration.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
@@ -15,6 +16,7 @@ import type { Tee } from './tee/tee.ts'
 export type EdgeRegistration = {
   statement: Hex
   evidence: ReturnType<typeof evidenceToJson>
+  gpus?: ReturnType<typeof evidenceToJson>[]
   registration: { provider: Hex; signature: Hex }
 }
 
@@ -38,6 +40,7 @@ export async function registerRunner({
   domain,
   signer,
   hpkeKey,
+  gpus = async () => [],
   collateralFor,
   postToEdge,
   now,
@@ -49,6 +52,8 @@ export async function registerRunner({
   domain: Domain
   signer: Signer
   hpkeKey: Uint8Array
+  /** Collects evidence of this machine's GPUs for a nonce. */
+  gpus?: (nonce: Uint8Array) => Promise<GpuEvidence[]>
   /** Gets what the vendor says of the platform, for the chain to verify. */
   collateralFor: (evidence: EvidenceOf<'tdx'>) => Promise<CollateralOf<'tdx'>>
   postToEdge: (registration: EdgeRegistration) => Promise<void>
@@ -58,14 +63,17 @@ export async function registerRunner({
   const workload = tdxWorkload(parseTdxQuote(measured.quote).body)
   const { number, hash } = await chain.recentBlock()
   const validUntil = Math.floor(now() / 1000) + statementSeconds
+  const nonce = fromHex(hash, 32)
+  // The GPUs answer a nonce that names the keys, and the statement names their answer: the link goes both ways.
+  const gpuEvidence = await gpus(gpuNonce(nonce, signer.address, hpkeKey))
   const statement = {
     root: tee.root,
     chainId: BigInt(chainId),
     registry,
     signerKey: signer.publicKey,
     hpkeKey,
-    nonce: fromHex(hash, 32),
-    gpuEvidence: new Uint8Array(32),
+    nonce,
+    gpuEvidence: gpuEvidenceDigest(gpuEvidence),
     workload,
     notAfter: BigInt(validUntil),
   } as const
@@ -86,6 +94,7 @@ export async function registerRunner({
   await postToEdge({
     statement: toHex(bytes),
     evidence: evidenceToJson(evidence),
+    ...(gpuEvidence.length > 0 ? { gpus: gpuEvidence.map((each) => evidenceToJson({ format: 'gpu', ...each })) } : {}),
     registration: { provider: chain.provider, signature: toHex(signature) },
   })
   return { validUntil, workload }

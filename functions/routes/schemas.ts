@@ -50,6 +50,7 @@ export const Publish = z.strictObject({
 export const Register = z.looseObject({
   statement: hex('([0-9a-fA-F]{2})+').max(1_000).transform(lower),
   evidence: z.record(z.string(), z.unknown()),
+  gpus: z.array(z.record(z.string(), z.unknown())).max(16).default([]),
   registration: z.strictObject({ provider: Address, signature: Signature }),
 })
 

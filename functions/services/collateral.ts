@@ -22,6 +22,7 @@ import { sha256 } from '../../protocol/hash.ts'
 import type { Context } from '../context.ts'
 import { query } from '../store/database.ts'
 import { collaterals, runners } from '../store/schema.ts'
+import { judgeGpus } from './gpus.ts'
 
 /** Collateral older than this is fetched again, so that a revocation is seen within hours though lists stand for weeks. */
 const refreshSeconds = 6 * 3_600
@@ -130,7 +131,12 @@ async function reevaluatePlatform(context: Context, kept: KeptCollateral, pageSi
     const seconds = Math.floor(now() / 1000)
     const rows = await query(() =>
       database
-        .select({ signer: runners.signer, evidence: runners.evidence, statement: runners.statement })
+        .select({
+          signer: runners.signer,
+          evidence: runners.evidence,
+          gpus: runners.gpus,
+          statement: runners.statement,
+        })
         .from(runners)
         .where(
           and(
@@ -142,10 +148,14 @@ async function reevaluatePlatform(context: Context, kept: KeptCollateral, pageSi
         .orderBy(asc(runners.signer))
         .limit(pageSize),
     )
-    for (const { signer, evidence, statement } of rows) {
+    for (const { signer, evidence, gpus, statement: bytes } of rows) {
+      const statement = decodeStatement(fromHex(bytes as Hex))
       const verdict = await judgeEvidence(context, evidenceFromJson(evidence), kept.collateral)
-      const { notAfter } = decodeStatement(fromHex(statement as Hex))
-      const validUntil = verdict.verdict === 'verified' ? Math.min(verdict.validUntil, Number(notAfter)) : seconds
+      const judged = await judgeGpus(context, { statement, signer: signer as Hex, gpus })
+      if (judged.ok) verdict.claims.push(...judged.claims)
+      else Object.assign(verdict, { verdict: 'refuted', validUntil: 0, refusals: [judged.refusal] })
+      const validUntil =
+        verdict.verdict === 'verified' ? Math.min(verdict.validUntil, Number(statement.notAfter)) : seconds
       await query(() =>
         database
           .update(runners)

@@ -13,11 +13,17 @@ import { AssayError, UnavailableError } from '../errors.ts'
 import { query } from '../store/database.ts'
 import { runners } from '../store/schema.ts'
 import { collateralFor, judgeEvidence, type KeptCollateral } from './collateral.ts'
+import { judgeGpus } from './gpus.ts'
 
 /** Registers a runner: evidence verified here against collateral fetched here, keys compared with the quote, and the chain's registry must know it. */
 export async function registerRunner(
   context: Context,
-  body: { statement: Hex; evidence: unknown; registration: { provider: Hex; signature: Hex } },
+  body: {
+    statement: Hex
+    evidence: unknown
+    gpus?: readonly unknown[]
+    registration: { provider: Hex; signature: Hex }
+  },
 ) {
   const { database, domain, settings, now, registry } = context
   let evidence: Evidence
@@ -54,6 +60,10 @@ export async function registerRunner(
   })
   if (!checked.ok) throw refuted(checked.refusal.detail, [checked.refusal])
   const { signer } = checked
+  const gpus = body.gpus ?? []
+  const judged = await judgeGpus(context, { statement: checked.statement, signer, gpus })
+  if (!judged.ok) throw refuted(judged.refusal.detail, [judged.refusal])
+  verdict.claims.push(...judged.claims)
   const provider = body.registration.provider.toLowerCase() as Hex
   const digest = registrationDigest(domain, { runner: signer, provider, statement: toHex(sha256(statement)) })
   if (recoverAddress(digest, fromHex(body.registration.signature)) !== signer) {
@@ -78,6 +88,7 @@ export async function registerRunner(
     hpkeKey: toHex(checked.statement.hpkeKey),
     statement: body.statement.toLowerCase(),
     evidence: evidenceJson,
+    gpus: [...gpus],
     collateral: kept.collateral ? collateralToJson(kept.collateral) : {},
     platform: kept.platform,
     collateralDigest: kept.digest,
@@ -140,6 +151,7 @@ export async function getEvidence({ database }: Context, signer: string) {
       .select({
         statement: runners.statement,
         evidence: runners.evidence,
+        gpus: runners.gpus,
         collateral: runners.collateral,
         registration: runners.registration,
         verifiedAt: runners.verifiedAt,

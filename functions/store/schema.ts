@@ -48,6 +48,8 @@ export const runners = pgTable(
     hpkeKey: text('hpke_key').notNull(),
     statement: text('statement').notNull(),
     evidence: jsonb('evidence').notNull(),
+    /** Evidence of the machine's GPUs, whose digest the statement names. */
+    gpus: jsonb('gpus').$type<unknown[]>().notNull().default([]),
     collateral: jsonb('collateral').notNull(),
     registration: jsonb('registration').notNull(),
     verdict: jsonb('verdict').notNull(),

@@ -1,8 +1,9 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
+import { rimTableFromJson, verifyRimTable } from '../../protocol/evidence/rim.ts'
 
 const vectors = join(import.meta.dirname, '../../../shared/vectors')
 const present = existsSync(vectors)
@@ -321,5 +322,44 @@ describe.skipIf(!present)('assay evidence verify on GPUs', () => {
       'unknown',
     ])
     expect(result.claims.find(({ claim }: { claim: string }) => claim === 'gpu_measured').detail).toContain('33')
+  })
+})
+
+describe.skipIf(!present)('assay rim sign', () => {
+  const sign = (...words: string[]) =>
+    spawnSync('node', ['client/cli.mjs', 'rim', 'sign', ...words, '--json'], {
+      encoding: 'utf8',
+      cwd: join(import.meta.dirname, '../..'),
+      env: { PATH: process.env.PATH },
+    })
+  const manifest = join(vectors, 'nvidia/nvtrust/samples/Driver_RIM_test_no_gpu.swidtag')
+  const key = join(folder, 'rim-key.jwk')
+
+  test('behavior: makes a key only its owner may read, keeps it, and signs the same table with it', async () => {
+    const first = sign(manifest, '--key', key, '--now', '1748736000')
+    const again = sign(manifest, '--key', key, '--now', '1748736000')
+    expect([first.status, again.status]).toEqual([0, 0])
+    expect(statSync(key).mode & 0o777).toBe(0o600)
+    const [one, two] = [JSON.parse(first.stdout), JSON.parse(again.stdout)]
+    expect(one.table).toEqual(two.table)
+    expect(one.signer).toBe(two.signer)
+    expect(await verifyRimTable(rimTableFromJson(one), [one.signer])).toBe(true)
+    expect(await verifyRimTable({ ...one, table: { ...one.table, version: '1' } }, [one.signer])).toBe(false)
+    expect(await verifyRimTable(one, [])).toBe(false)
+  })
+
+  test.each([
+    ['a manifest whose signer has expired', [manifest, '--key', key, '--now', '1795219200'], 1, 'valid from'],
+    ['no key', [manifest], 2, '--key'],
+    [
+      'a key that is none',
+      [manifest, '--key', join(import.meta.dirname, '../../package.json'), '--now', '1748736000'],
+      2,
+      'P-256',
+    ],
+    ['a file that is no manifest', [join(import.meta.dirname, '../../package.json'), '--key', key], 1, 'not XML'],
+  ])('refusal: %s', (_, words, status, why) => {
+    const { status: found, stderr } = sign(...words)
+    expect([found, stderr.includes(why)], stderr).toEqual([status, true])
   })
 })

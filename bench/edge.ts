@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { existsSync, readFileSync } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
@@ -122,6 +123,11 @@ async function start(stateDir: string) {
   }
   return {
     urlOf,
+    /** Reads how much memory workerd holds, in MiB; 0 where the system does not tell. */
+    memoryMiB(): number {
+      const file = `/proc/${child.pid}/status`
+      return existsSync(file) ? Number(/VmRSS:\s+(\d+)/.exec(readFileSync(file, 'utf8'))?.[1]) / 1024 : 0
+    },
     async dispose() {
       const ended = once(child, 'exit')
       child.kill('SIGKILL')
@@ -230,6 +236,7 @@ export async function run(): Promise<Row[]> {
 
     let job = 1n
     const perMessage: number[] = []
+    const memory: number[] = []
     const whole: number[] = []
     for (let round = 0; round < rounds; round++) {
       const before = { ...runner.seen }
@@ -238,6 +245,7 @@ export async function run(): Promise<Row[]> {
       if (failed > 0) throw new Error(`${failed} jobs failed.`)
       perMessage.push((runner.seen.jobs - before.jobs) / (runner.seen.messages - before.messages))
       whole.push(perSecond)
+      memory.push(edge.memoryMiB())
     }
     const jobs = median(perMessage)
     rows.push({
@@ -254,6 +262,17 @@ export async function run(): Promise<Row[]> {
       unit: 'req/s',
       baseline: null,
       ratio: null,
+      bar: null,
+      met: null,
+    })
+    // The first rounds fill the cache of answers; after them nothing should grow.
+    const settled = memory[2]!
+    rows.push({
+      figure: 'memory of workerd after the last round; baseline: after the third',
+      value: memory.at(-1)!,
+      unit: 'MiB',
+      baseline: settled,
+      ratio: memory.at(-1)! / settled,
       bar: null,
       met: null,
     })

@@ -3603,6 +3603,462 @@ export const verifierSetAbi = [
     "outputs": [],
     "stateMutability": "nonpayable",
     "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "AttestationKeyUnbound",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes8",
+        "name": "attributes",
+        "type": "bytes8"
+      }
+    ],
+    "name": "AttributesNotAllowed",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "notAfter",
+        "type": "uint256"
+      }
+    ],
+    "name": "CertificateExpired",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "uint256",
+        "name": "serial",
+        "type": "uint256"
+      }
+    ],
+    "name": "CertificateIsRevoked",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "CertificateNotSigned",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "notBefore",
+        "type": "uint256"
+      }
+    ],
+    "name": "CertificateNotYetValid",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "CertificateRole",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes8",
+        "name": "platform",
+        "type": "bytes8"
+      }
+    ],
+    "name": "CollateralMissing",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "issueDate",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "nextUpdate",
+        "type": "uint256"
+      }
+    ],
+    "name": "CollateralNotCurrent",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "CollateralNotSigned",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "evaluation",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "issueDate",
+        "type": "uint256"
+      }
+    ],
+    "name": "CollateralOlderThanPosted",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "issueDate",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "evaluation",
+        "type": "uint256"
+      }
+    ],
+    "name": "CollateralTooOld",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      }
+    ],
+    "name": "CrlMissing",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "thisUpdate",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "nextUpdate",
+        "type": "uint256"
+      }
+    ],
+    "name": "CrlNotCurrent",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "CrlNotSigned",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "number",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "thisUpdate",
+        "type": "uint256"
+      }
+    ],
+    "name": "CrlOlderThanPosted",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "DataNotStored",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "DebugEnabled",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "chainId",
+        "type": "uint256"
+      }
+    ],
+    "name": "DevelopmentRootOnRealChain",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "name",
+        "type": "bytes32"
+      }
+    ],
+    "name": "IssuerMismatch",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      }
+    ],
+    "name": "IssuerRevoked",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      }
+    ],
+    "name": "IssuerUnknown",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "MalformedQuote",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "version",
+        "type": "uint256"
+      }
+    ],
+    "name": "ModuleLevelMissing",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "ModuleMismatch",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "major",
+        "type": "uint256"
+      }
+    ],
+    "name": "ModuleUnknown",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "NonceNotRecent",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "workload",
+        "type": "bytes32"
+      }
+    ],
+    "name": "NotApproved",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "issuer",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "uint256",
+        "name": "serial",
+        "type": "uint256"
+      }
+    ],
+    "name": "NotRevoked",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "NotSignedByRunner",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "sender",
+        "type": "address"
+      }
+    ],
+    "name": "NotTheVerifiers",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "platform",
+        "type": "bytes32"
+      }
+    ],
+    "name": "PlatformIsDenied",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "platform",
+        "type": "bytes32"
+      }
+    ],
+    "name": "PlatformIsRevoked",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint16",
+        "name": "policyEpoch",
+        "type": "uint16"
+      }
+    ],
+    "name": "PolicyEpochPassed",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "provider",
+        "type": "address"
+      }
+    ],
+    "name": "ProviderMismatch",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "QeIdentityMismatch",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "version",
+        "type": "uint256"
+      }
+    ],
+    "name": "QeLevelMissing",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "QeReportNotSigned",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "QuoteNotSigned",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "ReportDataMismatch",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint64",
+        "name": "notAfter",
+        "type": "uint64"
+      }
+    ],
+    "name": "StatementExpired",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint8",
+        "name": "statuses",
+        "type": "uint8"
+      }
+    ],
+    "name": "StatusNeverAllowed",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint8",
+        "name": "status",
+        "type": "uint8"
+      }
+    ],
+    "name": "StatusNotAllowed",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "platform",
+        "type": "bytes32"
+      }
+    ],
+    "name": "UnknownPlatform",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "UnsupportedQuote",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint32",
+        "name": "validUntil",
+        "type": "uint32"
+      }
+    ],
+    "name": "VerdictExpired",
+    "type": "error"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "workload",
+        "type": "bytes32"
+      }
+    ],
+    "name": "WorkloadNotApproved",
+    "type": "error"
   }
 ] as const
 

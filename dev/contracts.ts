@@ -70,14 +70,19 @@ export function buildContracts(
   return artifacts
 }
 
-/** Gives the registry's ABI with the errors that reach its callers from the contract it reads certificates with. */
-export function registryAbi(artifacts: Record<string, Artifact>): Abi {
-  const own = artifacts.RunnerRegistry!.abi
-  const named = new Set(own.filter(({ type }) => type === 'error').map((entry) => (entry as { name: string }).name))
-  const passedOn = artifacts.AttestationReader!.abi.filter(
-    (entry) => entry.type === 'error' && !named.has((entry as { name: string }).name),
-  )
-  return [...own, ...passedOn]
+// Errors of the contracts that these call reach the caller as they are, so their names belong to the ABI.
+const calls: Record<string, readonly string[]> = {
+  RunnerRegistry: ['AttestationReader'],
+  VerifierSet: ['RunnerRegistry'],
+}
+
+/** Gives a contract's ABI with the errors that reach its callers from the contracts it calls. */
+export function abiOf(artifacts: Record<string, Artifact>, contract: string): Abi {
+  const own = artifacts[contract]!.abi
+  const nameOf = (entry: Abi[number]) => (entry.type === 'error' ? entry.name : '')
+  const named = new Set(own.map(nameOf))
+  const passedOn = (calls[contract] ?? []).flatMap((called) => artifacts[called]!.abi)
+  return [...own, ...passedOn.filter((entry) => entry.type === 'error' && !named.has(entry.name))]
 }
 
 /** Writes the ABIs as TypeScript, for typed calls. */
@@ -91,7 +96,7 @@ export function abiSource(artifacts: Record<string, Artifact>): string {
   }
   const parts = Object.entries(names).map(
     ([contract, name]) =>
-      `/** The ABI of ${contract}. */\nexport const ${name} = ${JSON.stringify(contract === 'RunnerRegistry' ? registryAbi(artifacts) : artifacts[contract]!.abi, null, 2)} as const\n`,
+      `/** The ABI of ${contract}. */\nexport const ${name} = ${JSON.stringify(abiOf(artifacts, contract), null, 2)} as const\n`,
   )
   return `// Generated from the contracts by \`node dev/contracts.ts\`; a test keeps it in step.\n\n${parts.join('\n')}`
 }

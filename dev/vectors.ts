@@ -1,5 +1,6 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { attestedVerdictDigest } from '../protocol/attestedVerdict.ts'
 import { batchDigest } from '../protocol/batch.ts'
 import { fromHex, type Hex, toHex, uint, utf8 } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
@@ -97,6 +98,16 @@ export function makeVectors(): Record<string, object> {
     nonce: 3n,
   }
   const runner = terms.runner
+  const verdict = {
+    evidenceDigest: hex('evidence'),
+    signer: runner,
+    provider: terms.publisher,
+    workload: hex('workload'),
+    tee: 130,
+    tcbTier: 1,
+    validUntil: 1_800_000_000n,
+    policyEpoch: 7,
+  }
   const typed = {
     voucher: { cumulative: '777', digest: toHex(voucherDigest(domain, { channel, cumulative: 777n })) },
     batch: { root: hex('root'), count: '9', digest: toHex(batchDigest(domain, { root: bytes('root'), count: 9 })) },
@@ -125,6 +136,11 @@ export function makeVectors(): Record<string, object> {
     domain: text(domain),
     terms: { ...text(terms), encoded: toHex(encodeTerms(terms)), channel },
     typed,
+    attestedVerdict: {
+      registry: statement.registry,
+      ...text(verdict),
+      digest: toHex(attestedVerdictDigest({ chainId: domain.chainId, registry: statement.registry }, verdict)),
+    },
     receipt: {
       ...text(receipt),
       encoded: toHex(encodeReceipt(receipt)),

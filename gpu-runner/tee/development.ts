@@ -19,6 +19,7 @@ export type TeeFault =
   | 'foreign_root'
   | 'revoked_leaf'
   | 'revoked_intermediate'
+  | 'revoked_tcb_signer'
   | 'stale_crl'
   | 'foreign_crl'
   | 'empty_crl_bytes'
@@ -351,7 +352,10 @@ export function createDevelopmentTee({
       const signer = has('tcb_signed_by_leaf')
         ? { certificate: pck, chain: pem(pck, platformCa, root) }
         : { certificate: tcbSigner, chain: pem(tcbSigner, root) }
-      const rootCrl = crl(root, has('revoked_intermediate') ? [platformCa] : [])
+      const rootCrl = crl(root, [
+        ...(has('revoked_intermediate') ? [platformCa] : []),
+        ...(has('revoked_tcb_signer') ? [tcbSigner] : []),
+      ])
       const unsign = (text: string) => toHex(sign(signer.certificate.key, utf8(text))).slice(2)
       return {
         format: 'tdx',

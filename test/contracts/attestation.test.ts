@@ -111,6 +111,7 @@ describe('on-chain and off-chain verdicts agree', () => {
     ['foreign_root', 'CertificateNotSigned'],
     ['revoked_leaf', 'CertificateIsRevoked'],
     ['revoked_intermediate', 'IssuerRevoked'],
+    ['revoked_tcb_signer', 'IssuerRevoked'],
     ['stale_crl', 'CrlNotCurrent'],
     ['foreign_crl', 'CrlNotSigned'],
     ['stale_tcb', 'CollateralNotCurrent'],

@@ -113,6 +113,12 @@ export class Mailbox extends DurableObject {
     }
   }
 
+  /** Tells how loaded the runner is, and whether it is there; called by the Worker before it recommends it. */
+  load(runner: Hex): { queued: number; capacity: number; connected: boolean } {
+    this.#runner = runner
+    return { ...this.#relay.load, connected: this.#relay.connected }
+  }
+
   async fetch(request: Request): Promise<Response> {
     const requestId = request.headers.get('x-request-id') ?? ''
     try {

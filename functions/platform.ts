@@ -21,6 +21,7 @@ export type Relayed = {
 /** Reaches one runner's mailbox: jobs by a call, which costs less than a request, and the rest by requests. */
 export type MailboxStub = Pick<DurableObjectStub, 'fetch'> & {
   job(runner: string, body: ArrayBuffer): Promise<Relayed>
+  load(runner: string): Promise<{ queued: number; capacity: number; connected: boolean }>
 }
 
 /** Reaches the mailboxes by their runners' addresses. */

@@ -16,7 +16,11 @@ const answer = new Uint8Array(600)
 answer[0] = 2
 const onTheSpot = {
   idFromName: (name: string) => name,
-  get: () => ({ job: async () => ({ queued: 0, capacity: 1_000, frame: answer }), fetch: null as never }),
+  get: () => ({
+    job: async () => ({ queued: 0, capacity: 1_000, frame: answer }),
+    fetch: null as never,
+    load: null as never,
+  }),
 } as MailboxNamespace
 
 function contextOf(bindings: Bindings): Context {

@@ -98,6 +98,11 @@ export class Relay {
     return { queued: Math.max(this.#queued, this.#byTicket.size), capacity: this.#capacity }
   }
 
+  /** Tells whether the runner can be handed jobs now. */
+  get connected(): boolean {
+    return this.#connected
+  }
+
   /** Gives what has to be remembered while the relay sleeps, or null before the runner introduced itself. */
   get terms(): { capacity: number; credit: number } | null {
     return this.#ready ? { capacity: this.#capacity, credit: this.#credit } : null

@@ -45,6 +45,19 @@ export class Loads {
     this.#notedAt[slot] = now
   }
 
+  /** Notes that a runner is not connected: any other is better. */
+  noteAway(signer: string, now: number): void {
+    const slot = this.#slots.get(signer)
+    if (slot === undefined) return
+    this.#load[slot] = Number.POSITIVE_INFINITY
+    this.#notedAt[slot] = now
+  }
+
+  /** Tells whether a runner's word is at most `maxAgeMs` old. */
+  isFresh(slot: number, now: number, maxAgeMs: number): boolean {
+    return now - this.#notedAt[slot]! <= maxAgeMs
+  }
+
   /** Counts one job more on the way to a runner: until it speaks itself, nobody else tells this isolate. */
   anticipate(slot: number): void {
     this.#load[slot] = this.#load[slot]! + 1 / this.#capacity[slot]!
@@ -52,6 +65,8 @@ export class Loads {
 
   /** Halves what is believed of a runner that has said nothing lately; `now` in milliseconds. */
   decay(slot: number, now: number): void {
-    if (now - this.#notedAt[slot]! > staleMs) this.#load[slot] = this.#load[slot]! / 2
+    if (now - this.#notedAt[slot]! <= staleMs) return
+    const load = this.#load[slot]!
+    this.#load[slot] = Number.isFinite(load) ? load / 2 : 0
   }
 }

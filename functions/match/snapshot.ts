@@ -31,38 +31,54 @@ export class Snapshot {
     for (const slot of this.#slots) loads.decay(slot, readAt)
   }
 
-  /** Chooses the less loaded of two random runners that fit: nearly as even as asking all, at the cost of two. Gives null when none fits; `now` in unix seconds. */
-  choose({ exclude, ...wanted }: Requirements, now: number, random: () => number): Candidate | null {
+  /** Draws two random runners that fit, by their places here; one when only one is found, none when none fits. `now` in unix seconds. */
+  draw({ exclude, ...wanted }: Requirements, now: number, random: () => number): number[] {
     const fitting = this.#fittingOf(wanted, now)
-    const usable = (candidate: Candidate) =>
-      candidate.validUntil > now && (exclude === undefined || !exclude.includes(candidate.signer))
+    const usable = (index: number) => {
+      const { signer, validUntil } = this.candidates[index]!
+      return validUntil > now && (exclude === undefined || !exclude.includes(signer))
+    }
     const size = fitting.length
     for (let draw = 0; draw < maxDraws && size > 0; draw++) {
       const first = Math.floor(random() * size)
       // The second is another one: drawing the same twice would be no choice.
       const second = size === 1 ? first : (first + 1 + Math.floor(random() * (size - 1))) % size
-      const chosen = this.#lighter(fitting[first]!, fitting[second]!, usable)
-      if (chosen !== -1) return this.#take(chosen)
+      const drawn = first === second ? [fitting[first]!] : [fitting[first]!, fitting[second]!]
+      const kept = drawn.filter(usable)
+      if (kept.length > 0) return kept
     }
-    const left = fitting.filter((index) => usable(this.candidates[index]!))
-    return left.length === 0 ? null : this.#take(left[Math.floor(random() * left.length)]!)
+    const left = fitting.filter(usable)
+    return left.length === 0 ? [] : [left[Math.floor(random() * left.length)]!]
   }
 
-  #take(index: number): Candidate {
-    this.#loads.anticipate(this.#slots[index]!)
-    return this.candidates[index]!
+  /** Takes the less loaded of those drawn, and counts the job that is on its way to it. */
+  take(drawn: readonly number[]): Candidate {
+    let lightest = drawn[0]!
+    for (const index of drawn) if (this.#cost(index) < this.#cost(lightest)) lightest = index
+    this.#loads.anticipate(this.#slots[lightest]!)
+    return this.candidates[lightest]!
   }
 
-  #lighter(first: number, second: number, usable: (candidate: Candidate) => boolean): number {
-    const a = this.candidates[first]!
-    const b = this.candidates[second]!
-    if (!usable(a)) return usable(b) ? second : -1
-    if (!usable(b)) return first
-    return this.#cost(second, b) < this.#cost(first, a) ? second : first
+  /** Chooses the less loaded of two random runners that fit: nearly as even as asking all, at the cost of two. Gives null when none fits; `now` in unix seconds. */
+  choose(requirements: Requirements, now: number, random: () => number): Candidate | null {
+    const drawn = this.draw(requirements, now, random)
+    return drawn.length === 0 ? null : this.take(drawn)
   }
 
-  #cost(index: number, { warm }: Candidate): number {
-    return this.#loads.at(this.#slots[index]!) + (warm ? 0 : coldPenalty)
+  /** Lists those drawn whose load nobody has told lately; `now` in milliseconds. */
+  unheard(drawn: readonly number[], now: number, maxAgeMs: number): Candidate[] {
+    return drawn
+      .filter((index) => !this.#loads.isFresh(this.#slots[index]!, now, maxAgeMs))
+      .map((index) => this.candidates[index]!)
+  }
+
+  /** Tells whether every one of those drawn is known to be away. */
+  allAway(drawn: readonly number[]): boolean {
+    return drawn.every((index) => this.#loads.at(this.#slots[index]!) === Number.POSITIVE_INFINITY)
+  }
+
+  #cost(index: number): number {
+    return this.#loads.at(this.#slots[index]!) + (this.candidates[index]!.warm ? 0 : coldPenalty)
   }
 
   /** Lists the runners that fit, worked out once per set of requirements: a snapshot lives for seconds, so ages may stand still. */

@@ -2,7 +2,9 @@ import { neon } from '@neondatabase/serverless'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { migrate } from '../../dev/edge.ts'
 import { toHex, utf8 } from '../../protocol/bytes.ts'
+import { encodeLoad } from '../../protocol/frames.ts'
 import { sha256 } from '../../protocol/hash.ts'
+import type { Signer } from '../../protocol/secp256k1.ts'
 import { domain, keyOf, model, openEdge, type TestEdge, until } from './edgeSetup.ts'
 import { openRunner } from './fakeRunner.ts'
 
@@ -109,6 +111,38 @@ describe('matches', () => {
     await edge.startDatabase()
     await fake.close()
   }, 20_000)
+
+  test('behavior: mailboxes are asked before a runner is recommended: the loaded one seldom, the one that is away never', async () => {
+    const spread = `0x${'e4'.repeat(32)}`
+    await addModel(spread)
+    const [loaded, idle, away] = ['loaded', 'idle', 'away'].map(keyOf) as [Signer, Signer, Signer]
+    const hello = { models: [spread], capacity: 100 }
+    const fakes = await Promise.all(
+      [loaded, idle].map(async (by) => {
+        await edge.addRunner(by.address, verdict())
+        return openRunner({ url: edge.url, domain, runner: by.address, by, hello })
+      }),
+    )
+    fakes[0]!.send(encodeLoad({ queued: 90, capacity: 100 }))
+    await edge.addRunner(away.address, verdict())
+    await edge.sql('UPDATE runners SET online = true, models = $2, capacity = 100 WHERE signer = $1', [
+      away.address,
+      JSON.stringify([spread]),
+    ])
+    await until(
+      async () =>
+        (await edge.sql('SELECT 1 FROM runners WHERE models @> $1 AND online', [JSON.stringify([spread])])).length ===
+        3,
+    )
+    const counts = new Map<string, number>()
+    for (let i = 0; i < 40; i++) {
+      const { runner } = (await post('/v1/matches', { model: spread })).body as { runner: { signer: string } }
+      counts.set(runner.signer, (counts.get(runner.signer) ?? 0) + 1)
+    }
+    expect(counts.get(away.address)).toBeUndefined()
+    expect(counts.get(idle.address)!).toBeGreaterThan(counts.get(loaded.address) ?? 0)
+    for (const fake of fakes) await fake.close()
+  })
 
   test('refusal: an unknown model, an expired listing, a model nobody serves', async () => {
     const [expired, unserved] = [`0x${'e1'.repeat(32)}`, `0x${'e2'.repeat(32)}`]

@@ -60,6 +60,8 @@ export async function openEdge(vars: Record<string, string> = {}): Promise<TestE
     })
   let edge = await start()
   const pool = new pg.Pool({ connectionString: postgres.url, max: 2 })
+  // An idle connection whose server is stopped before it.
+  pool.on('error', () => {})
   const it: TestEdge = {
     url: edge.url,
     databaseUrl: postgres.url,

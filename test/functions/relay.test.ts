@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { AssayError } from '../../functions/errors.ts'
+import { AnswerCache } from '../../functions/mailbox/answerCache.ts'
 import { Relay, type RelayDeps } from '../../functions/mailbox/relay.ts'
 import { utf8 } from '../../protocol/bytes.ts'
 import {
@@ -77,6 +78,19 @@ const caught = (run: () => unknown) => {
     return `${(error as AssayError).code} ${(error as AssayError).extra?.accepted}`
   }
 }
+
+describe('AnswerCache', () => {
+  test('remembers, tells another body, forgets the oldest by generations, and keeps no large request', () => {
+    const cache = new AnswerCache()
+    const answer = new Uint8Array(3 * 1024 * 1024)
+    for (let job = 0; job < 9; job++) cache.put(`c:${job}`, utf8('ask'), answer)
+    expect(cache.find('c:8', utf8('ask'))).toEqual(answer)
+    expect(cache.find('c:8', utf8('ash'))).toBe('other')
+    expect(cache.find('c:0', utf8('ask'))).toBeNull()
+    cache.put('large', new Uint8Array(20_000), utf8('answer'))
+    expect(cache.find('large', new Uint8Array(20_000))).toBeNull()
+  })
+})
 
 describe('Relay', () => {
   test('behavior: jobs of one turn leave in one message; the answer carries ticket 0', async () => {

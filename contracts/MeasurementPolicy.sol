@@ -41,7 +41,7 @@ abstract contract MeasurementPolicy is Ownable {
 
     event Approved(bytes32 indexed workload, uint16 index);
     event Revoked(bytes32 indexed workload, uint16 index);
-    event Killed(uint16 policyEpoch, uint40 at);
+    event Killed(uint16 policyEpoch, uint40 killedAt);
     event TcbRulesSet(uint8 statuses, uint16 minEvaluation, uint16 maxCollateralAgeHours, bool crlRequired);
 
     error NotApproved(bytes32 workload);

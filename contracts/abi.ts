@@ -1582,7 +1582,7 @@ export const runnerRegistryAbi = [
       {
         "indexed": false,
         "internalType": "uint40",
-        "name": "at",
+        "name": "killedAt",
         "type": "uint40"
       }
     ],

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.30;
+
+import {Test} from "./Test.sol";
+import {MeasurementPolicy} from "../MeasurementPolicy.sol";
+import {RunnerRegistry} from "../RunnerRegistry.sol";
+import {DataStore} from "../attestation/DataStore.sol";
+import {Der} from "../attestation/Der.sol";
+import {Tcb} from "../attestation/Tcb.sol";
+import {Text} from "../attestation/Text.sol";
+import {VerifierSet} from "../attestation/VerifierSet.sol";
+
+/// @dev Gives the libraries' calldata functions an outside.
+contract AttestationHarness {
+    function take(bytes calldata der, uint256 tag) external pure returns (bytes memory content, bytes memory rest) {
+        return Der.take(der, tag);
+    }
+
+    function number(bytes calldata der, uint256 size) external pure returns (uint256 value, bytes memory rest) {
+        return Der.number(der, size);
+    }
+
+    function time(bytes calldata der) external pure returns (uint256 unix, bytes memory rest) {
+        return Der.time(der);
+    }
+
+    function textNumber(bytes calldata text) external pure returns (uint256 value, uint256 read) {
+        (uint256 start,) = Text.bounds(text);
+        (value, read) = Text.number(start);
+        read -= start;
+    }
+
+    function textHexadecimal(bytes calldata text, uint256 size) external pure returns (uint256 value) {
+        (uint256 start,) = Text.bounds(text);
+        (value,) = Text.hexadecimal(start, size);
+    }
+
+    function textTime(bytes calldata text) external pure returns (uint256 unix) {
+        (uint256 start,) = Text.bounds(text);
+        (unix,) = Text.time(start);
+    }
+
+    function find(bytes calldata text, bytes1 character) external pure returns (uint256) {
+        (uint256 start, uint256 end) = Text.bounds(text);
+        return Text.find(start, end, uint8(character)) - start;
+    }
+
+    function platformStatus(bytes calldata table, bytes16 components, uint256 pceSvn, bytes16 teeTcbSvn)
+        external
+        pure
+        returns (uint256)
+    {
+        return Tcb.platformStatus(table, components, pceSvn, teeTcbSvn);
+    }
+
+    function moduleStatus(bytes calldata table, bytes16 teeTcbSvn) external pure returns (uint256) {
+        return Tcb.moduleStatus(table, teeTcbSvn);
+    }
+
+    function store(bytes calldata data) external returns (bytes memory) {
+        return DataStore.read(DataStore.write(data));
+    }
+}
+
+contract AttestationReadersTest is Test {
+    AttestationHarness private harness = new AttestationHarness();
+
+    /// @dev Fails unless the call reverts.
+    function refused(bytes memory call) private view {
+        (bool ok,) = address(harness).staticcall(call);
+        require(!ok, "was taken");
+    }
+
+    function testFuzz_der_readsWhatWasWritten(bytes calldata content, bytes calldata rest) public view {
+        bytes memory size = content.length < 0x80
+            ? abi.encodePacked(uint8(content.length))
+            : content.length < 0x100
+                ? abi.encodePacked(bytes1(0x81), uint8(content.length))
+                : abi.encodePacked(bytes1(0x82), uint16(content.length));
+        (bytes memory got, bytes memory left) = harness.take(abi.encodePacked(bytes1(0x30), size, content, rest), 0x30);
+        assertEq(keccak256(got), keccak256(content));
+        assertEq(keccak256(left), keccak256(rest));
+    }
+
+    function testFuzz_der_neverLeavesItsBounds(bytes calldata der, uint8 tag) public view {
+        try harness.take(der, tag) returns (bytes memory content, bytes memory rest) {
+            require(content.length + rest.length + 2 <= der.length, "more than there is");
+            assertEq(uint8(der[0]), tag);
+            assertEq(keccak256(rest), keccak256(der[der.length - rest.length:]));
+        } catch {}
+    }
+
+    function test_der_refusesLengthsNotInTheirShortestForm() public view {
+        bytes memory long = new bytes(0x7f);
+        refused(abi.encodeCall(harness.take, (abi.encodePacked(hex"30817f", long), 0x30)));
+        refused(abi.encodeCall(harness.take, (abi.encodePacked(hex"3082007f", long), 0x30)));
+        refused(abi.encodeCall(harness.take, (hex"308000", 0x30)));
+        refused(abi.encodeCall(harness.take, (hex"3083000001ff", 0x30)));
+    }
+
+    function test_der_refusesElementsThatRunPastTheEnd() public view {
+        refused(abi.encodeCall(harness.take, ("", 0x30)));
+        refused(abi.encodeCall(harness.take, (hex"30", 0x30)));
+        refused(abi.encodeCall(harness.take, (hex"3001", 0x30)));
+        refused(abi.encodeCall(harness.take, (hex"3181", 0x31)));
+    }
+
+    function testFuzz_der_readsNumbersInTheirOnlyForm(uint256 value) public view {
+        value &= (1 << 160) - 1;
+        uint256 size = 1;
+        while (value >> (8 * size) != 0) size++;
+        bytes memory shortest;
+        for (uint256 i = size; i > 0; i--) shortest = abi.encodePacked(shortest, uint8(value >> (8 * i - 8)));
+        if (uint8(shortest[0]) >= 0x80) {
+            refused(abi.encodeCall(harness.number, (abi.encodePacked(bytes1(0x02), uint8(size), shortest), 20)));
+            shortest = abi.encodePacked(bytes1(0), shortest);
+        }
+        (uint256 got,) = harness.number(abi.encodePacked(bytes1(0x02), uint8(shortest.length), shortest), 20);
+        assertEq(got, value);
+        bytes memory padded = abi.encodePacked(bytes1(0), shortest);
+        refused(abi.encodeCall(harness.number, (abi.encodePacked(bytes1(0x02), uint8(padded.length), padded), 20)));
+    }
+
+    function test_der_refusesEmptyNumbers() public view {
+        refused(abi.encodeCall(harness.number, (hex"0200", 20)));
+    }
+
+    function test_time_readsBothForms() public view {
+        (uint256 unix,) = harness.time(abi.encodePacked(hex"170d", "260216225809Z"));
+        assertEq(unix, 1771282689);
+        (unix,) = harness.time(abi.encodePacked(hex"180f", "20491231235959Z"));
+        assertEq(unix, 2524607999);
+        (unix,) = harness.time(abi.encodePacked(hex"170d", "700101000000Z"));
+        assertEq(unix, 0);
+        assertEq(harness.textTime("2024-02-29T12:00:00Z"), 1709208000);
+        assertEq(harness.textTime("2100-03-01T00:00:00Z"), 4107542400);
+    }
+
+    function test_time_refusesWhatIsNoTime() public view {
+        refused(abi.encodeCall(harness.time, (abi.encodePacked(hex"170d", "261316225809Z"))));
+        refused(abi.encodeCall(harness.time, (abi.encodePacked(hex"170d", "260016225809Z"))));
+        refused(abi.encodeCall(harness.time, (abi.encodePacked(hex"170d", "260232225809Z"))));
+        refused(abi.encodeCall(harness.time, (abi.encodePacked(hex"170d", "260216245809Z"))));
+        refused(abi.encodeCall(harness.time, (abi.encodePacked(hex"170d", "2602162258090"))));
+        refused(abi.encodeCall(harness.time, (abi.encodePacked(hex"170d", "26021622580 Z"))));
+        refused(abi.encodeCall(harness.time, (abi.encodePacked(hex"170b", "2602162258Z"))));
+        refused(abi.encodeCall(harness.textTime, ("2024-02-29 12:00:00Z")));
+        refused(abi.encodeCall(harness.textTime, ("2024-02-29T12:00:00+")));
+        refused(abi.encodeCall(harness.textTime, ("1969-12-31T23:59:59Z")));
+    }
+
+    function test_text_readsNumbersWithoutLeadingZeros() public view {
+        (uint256 value, uint256 read) = harness.textNumber("0,");
+        assertEq(value, 0);
+        assertEq(read, 1);
+        (value, read) = harness.textNumber("65535}");
+        assertEq(value, 65535);
+        assertEq(read, 5);
+        refused(abi.encodeCall(harness.textNumber, ("00")));
+        refused(abi.encodeCall(harness.textNumber, ("01,")));
+        refused(abi.encodeCall(harness.textNumber, ("65536")));
+        refused(abi.encodeCall(harness.textNumber, ("-1")));
+        refused(abi.encodeCall(harness.textNumber, ("")));
+    }
+
+    function test_text_readsHexadecimalOfEitherCase() public view {
+        assertEq(harness.textHexadecimal("00aFfA90", 4), 0x00affa90);
+        refused(abi.encodeCall(harness.textHexadecimal, ("0g", 1)));
+        refused(abi.encodeCall(harness.textHexadecimal, ("0:", 1)));
+        refused(abi.encodeCall(harness.textHexadecimal, ("0@", 1)));
+        refused(abi.encodeCall(harness.textHexadecimal, ("0/", 1)));
+    }
+
+    function testFuzz_text_findsTheFirst(bytes calldata text, bytes1 character) public view {
+        uint256 first = 0;
+        while (first < text.length && text[first] != character) first++;
+        try harness.find(text, character) returns (uint256 found) {
+            assertEq(found, first);
+        } catch {
+            assertEq(first, text.length);
+        }
+    }
+
+    function testFuzz_store_givesBack(bytes calldata data) public {
+        assertEq(keccak256(harness.store(data)), keccak256(data));
+    }
+}
+
+contract TcbMatchingTest is Test {
+    AttestationHarness private harness = new AttestationHarness();
+
+    /// @dev Compares byte by byte, as the specification words it.
+    function reaches(bytes16 have, bytes16 need, uint256 from) private pure returns (bool) {
+        for (uint256 i = from; i < 16; i++) if (uint8(have[i]) < uint8(need[i])) return false;
+        return true;
+    }
+
+    /// @dev Draws components near each other, so that levels both match and miss.
+    function near(bytes16 seed) private pure returns (bytes16 all) {
+        uint256 made;
+        for (uint256 i = 0; i < 16; i++) made = (made << 8) | (uint8(seed[i]) > 240 ? uint8(seed[i]) : uint8(seed[i]) % 3);
+        return bytes16(uint128(made));
+    }
+
+    function testFuzz_levels_firstReachedWins(bytes16[6] memory seeds, uint8[3] memory pceSvns, uint8 major) public view {
+        bytes16 components = near(seeds[0]);
+        bytes16 svn = near(seeds[1]);
+        svn = bytes16(uint128(svn) & ~(uint128(0xff) << 112) | uint128(major % 2) << 112);
+        bytes memory table = hex"0002";
+        uint256 expected = 7;
+        for (uint256 i = 2; i > 0; i--) {
+            bytes16 sgx = near(seeds[2 * i]);
+            bytes16 tdx = near(seeds[2 * i + 1 > 5 ? 1 : 2 * i + 1]);
+            uint256 pceSvn = pceSvns[i] % 3;
+            if (
+                reaches(components, sgx, 0) && reaches(svn, tdx, major % 2 > 0 ? 2 : 0) && pceSvns[0] % 3 >= pceSvn
+                    && expected == 7
+            ) expected = i;
+            table = abi.encodePacked(table, sgx, tdx, uint16(pceSvn), uint8(i));
+        }
+        assertEq(harness.platformStatus(table, components, pceSvns[0] % 3, svn), expected);
+    }
+
+    function test_levels_noneIsNotSupported() public view {
+        assertEq(harness.platformStatus(hex"0000", bytes16(0), 0, bytes16(0)), 7);
+    }
+
+    function test_modules_areFoundByTheirMajorVersion() public view {
+        // TDX_03: from 3 up to date; TDX_01: from 6 up to date, from 2 out of date. One level of platforms follows.
+        bytes memory table = abi.encodePacked(hex"02", hex"03010300", hex"010206000204", hex"00");
+        assertEq(harness.moduleStatus(table, bytes16(hex"0303")), 0);
+        assertEq(harness.moduleStatus(table, bytes16(hex"0601")), 0);
+        assertEq(harness.moduleStatus(table, bytes16(hex"0501")), 4);
+        assertEq(harness.moduleStatus(table, bytes16(hex"0500")), 255);
+        (bool known,) = address(harness).staticcall(abi.encodeCall(harness.moduleStatus, (table, bytes16(hex"0502"))));
+        (bool level,) = address(harness).staticcall(abi.encodeCall(harness.moduleStatus, (table, bytes16(hex"0101"))));
+        require(!known && !level, "was taken");
+    }
+
+    /// @dev Every pair, against the rules in words: revoked wins, then not supported, and out of date spreads.
+    function test_converge_everyPair() public pure {
+        for (uint256 a = 0; a < 8; a++) {
+            assertEq(Tcb.converge(a, 255), a);
+            for (uint256 b = 0; b < 8; b++) {
+                uint256 expected = a;
+                if (b == 4) expected = a <= 1 ? 4 : a <= 3 ? 5 : a;
+                if (a == 7 || b == 7) expected = 7;
+                if (a == 6 || b == 6) expected = 6;
+                assertEq(Tcb.converge(a, b), expected);
+            }
+        }
+    }
+}
+
+contract Policy is MeasurementPolicy {
+    constructor(address owner) MeasurementPolicy(owner) {}
+
+    function approved(bytes32 workload) external view returns (bool byName, bool byPosition) {
+        Workload memory known = workloads[workload];
+        return (known.approved, isApproved(known.index, standing.approvals));
+    }
+}
+
+contract MeasurementPolicyTest is Test {
+    Policy private policy = new Policy(address(this));
+
+    /// @dev More workloads than one slot has room for; what is asked by name and by position stays the same.
+    function test_policy_holdsMoreWorkloadsThanOneSlot() public {
+        for (uint256 i = 1; i <= 520; i++) policy.approve(bytes32(i));
+        for (uint256 i = 3; i <= 520; i += 7) policy.revoke(bytes32(i));
+        policy.approve(bytes32(uint256(10)));
+        for (uint256 i = 1; i <= 520; i++) {
+            (bool byName, bool byPosition) = policy.approved(bytes32(i));
+            bool expected = i == 10 || i < 3 || (i - 3) % 7 != 0;
+            require(byName == expected && byPosition == expected, "differs");
+            (uint16 index,) = policy.workloads(bytes32(i));
+            assertEq(index, i);
+        }
+        (bool unknown, bool first) = policy.approved(bytes32(uint256(521)));
+        require(!unknown && !first, "unknown workload is approved");
+    }
+
+    function testFuzz_policy_strangersChangeNothing(address stranger) public {
+        if (stranger == address(this)) return;
+        bytes[4] memory calls = [
+            abi.encodeCall(policy.approve, (bytes32(uint256(1)))),
+            abi.encodeCall(policy.revoke, (bytes32(uint256(1)))),
+            abi.encodeCall(policy.kill, ()),
+            abi.encodeCall(policy.setTcbRules, (1, 1, 1, false))
+        ];
+        for (uint256 i = 0; i < calls.length; i++) {
+            vm.prank(stranger);
+            (bool ok,) = address(policy).call(calls[i]);
+            require(!ok, "was taken");
+        }
+    }
+}
+
+contract AttestedVerdictTest is Test {
+    function read(string memory name) private view returns (string memory) {
+        return vm.readFile(string.concat("protocol/vectors/", name, ".json"));
+    }
+
+    function number(string memory json, string memory key) private pure returns (uint256) {
+        return vm.parseUint(vm.parseJsonString(json, key));
+    }
+
+    function test_verdict_matchesTheSharedVector() public {
+        string memory json = read("attestedVerdict");
+        vm.chainId(number(read("domain"), ".chainId"));
+        address[] memory verifiers = new address[](1);
+        verifiers[0] = address(1);
+        VerifierSet set =
+            new VerifierSet(address(this), RunnerRegistry(vm.parseJsonAddress(json, ".registry")), verifiers, 1);
+        VerifierSet.Verdict memory verdict = VerifierSet.Verdict({
+            evidenceDigest: vm.parseJsonBytes32(json, ".evidenceDigest"),
+            signer: vm.parseJsonAddress(json, ".signer"),
+            provider: vm.parseJsonAddress(json, ".provider"),
+            workload: vm.parseJsonBytes32(json, ".workload"),
+            tee: uint8(number(json, ".tee")),
+            tcbTier: uint8(number(json, ".tcbTier")),
+            validUntil: uint64(number(json, ".validUntil")),
+            policyEpoch: uint16(number(json, ".policyEpoch"))
+        });
+        assertEq(set.digestOf(verdict), vm.parseJsonBytes32(json, ".digest"));
+    }
+}

@@ -25,8 +25,17 @@ const pause = () => new Promise<void>((resolve) => setTimeout(resolve, 0))
 /** Longest a write to the database may take, in milliseconds, before the object's own disk takes it. */
 const databaseMs = 10_000
 
-function withTimeout<T>(work: Promise<T>, ms: number): Promise<T> {
-  return Promise.race([work, new Promise<T>((_, reject) => after(ms, () => reject(new Error('timed out'))))])
+async function withTimeout<T>(work: Promise<T>, ms: number): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error('timed out')), ms)
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    // A timer left running keeps the object awake, which is what an idle runner would be billed for.
+    clearTimeout(timer)
+  }
 }
 
 /** Reads a refusal: it is told before anything ran, so that the buyer may go elsewhere. */
@@ -139,6 +148,7 @@ export class Mailbox extends DurableObject {
     const runner = this.#runner!
     const [, , id, what] = url.pathname.split('/') as [string, string, string | undefined, string | undefined]
     if (id === undefined) {
+      this.#state.storage.kv.put('runner', runner)
       const hook = request.headers.get('assay-webhook-url')
       const local = this.#settings.LOCAL_WEBHOOKS === 'yes'
       const target = hook ? webhookTarget(hook, request.headers.get('assay-webhook-secret'), { local, random }) : null
@@ -175,6 +185,7 @@ export class Mailbox extends DurableObject {
   }
 
   async alarm(): Promise<void> {
+    // An alarm says nothing of whom it is for.
     this.#runner ??= (this.#state.storage.kv.get('runner') as Hex | undefined) ?? null
     if (this.#runner) await this.#jobs.work(this.#runner)
     await this.#receipts.work()

@@ -140,6 +140,14 @@ describe('asynchronous jobs', () => {
     expect(await reach(view.links.self, 'expired')).toMatchObject({ problem: { code: 'deadline' } })
   })
 
+  test('refusal: a deadline ends a job whose runner never came, though the edge was restarted and nobody asked', async () => {
+    const { submit, call } = await setup('never')
+    const { view } = await submit(1n, { deadlineMs: 2_500 })
+    await edge.restart()
+    await new Promise((resolve) => setTimeout(resolve, 3_500))
+    expect((await call(view.links.self)).body).toMatchObject({ state: 'expired' })
+  }, 20_000)
+
   test('behavior: cancels what the runner does not have, and refuses for what it has or has ended', async () => {
     const { open, submit, call, reach, by } = await setup('cancelled', () => {})
     const fake = await open()

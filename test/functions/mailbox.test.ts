@@ -142,6 +142,19 @@ describe('the mailbox', () => {
     await back.close()
   }, 20_000)
 
+  test('behavior: an idle object sleeps with its socket open, and wakes knowing credit, capacity and runner', async () => {
+    const { post, fake, stored } = await connect('sleeper', { hello: { models: [model], capacity: 7, credit: 3 } })
+    expect(await post(1n, 'a')).toMatchObject({ status: 200, load: '0/7' })
+    await until(async () => (await stored(1n))[0])
+    await pause(13_000)
+    expect(await post(2n, 'a')).toMatchObject({ status: 200, load: '0/7' })
+    await until(async () => (await stored(2n))[0])
+    // What it remembered of answers is gone, which shows that it slept; the runner answers again, and nothing else is lost.
+    expect(await post(1n, 'a')).toMatchObject({ status: 200 })
+    expect(fake.requests.map(({ job }) => job)).toEqual([1n, 2n, 1n])
+    await fake.close()
+  }, 30_000)
+
   test('attack: a receipt signed by another key is not kept, and the runner loses its socket', async () => {
     const { post, fake, stored } = await connect('liar', { handle: honest(keyOf('somebody else'), domain) })
     expect((await post(1n)).status).toBe(200)

@@ -120,6 +120,41 @@ export function crlCall(crl: Uint8Array, issuer: Certificate, serials: 'all' | R
   return encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'postCrl', args })
 }
 
+/** Posts a CA's revocation list, marking every platform registered under that CA which stands on it, and strikes those. Gives how many were struck; null when the node does not give the events that tell who is registered, and the list was posted without marks. */
+export async function postRevocations({
+  publicClient,
+  registry,
+  send,
+  crl,
+  issuer,
+}: {
+  publicClient: PublicClient
+  registry: Address
+  send: Send
+  crl: Uint8Array
+  issuer: Certificate
+}): Promise<number | null> {
+  const listed = new Set(crlEntries(crl).map(({ serial }) => serial))
+  // Many nodes refuse events of long ago; the list's dates matter to every runner, so it is posted all the same.
+  const registered = await publicClient
+    .getContractEvents({
+      address: registry,
+      abi: runnerRegistryAbi,
+      eventName: 'PckRegistered',
+      args: { issuer: issuerIdOf(issuer) },
+      fromBlock: 0n,
+      strict: true,
+    })
+    .catch(() => null)
+  const struck = (registered ?? []).map(({ args }) => args).filter(({ serial }) => listed.has(serial))
+  await send(crlCall(crl, issuer, new Set(struck.map(({ serial }) => serial))))
+  for (const { issuer: id, serial, x, y } of struck) {
+    const args = [{ issuer: id, serial, x, y }] as const
+    await send(encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'strike', args }))
+  }
+  return registered && struck.length
+}
+
 /** Posts what the registry lacks before a quote can register: intermediates, revocation lists, the platform's certificate, TCB info, the quoting enclave's identity. Anyone may post any of it, so what another has posted is not posted again. `now` in unix seconds. Throws EncodingError on malformed evidence or collateral. */
 export async function postWhatIsMissing({
   publicClient,
@@ -154,17 +189,21 @@ export async function postWhatIsMissing({
 
   const key = platformKeyOf(pck, platformCa)
   const lists = [
-    { der: collateral.rootCaCrl, issuer: root, serials: 'all' },
-    { der: collateral.pckCrl, issuer: platformCa, serials: new Set([key.serial]) },
-  ] as const
-  for (const { der, issuer, serials } of lists) {
+    { der: collateral.rootCaCrl, issuer: root, post: (der: Uint8Array) => send(crlCall(der, root, 'all')) },
+    {
+      der: collateral.pckCrl,
+      issuer: platformCa,
+      post: (crl: Uint8Array) => postRevocations({ publicClient, registry, send, crl, issuer: platformCa }),
+    },
+  ]
+  for (const { der, issuer, post } of lists) {
     const id = issuerIdOf(issuer)
     const [, , , thisUpdate, nextUpdate] = await publicClient.readContract({
       ...at,
       functionName: 'issuers',
       args: [id],
     })
-    if (lapses(nextUpdate) && parseCrl(der).thisUpdate > thisUpdate) await send(crlCall(der, issuer, serials))
+    if (lapses(nextUpdate) && parseCrl(der).thisUpdate > thisUpdate) await post(der)
   }
 
   const [, , , , notAfter] = await publicClient.readContract({

@@ -9,6 +9,7 @@ import {
   pckCall,
   platformIdOf,
   platformKeyOf,
+  postRevocations,
 } from '../../gpu-runner/registrar.ts'
 import { createDevelopmentTee, type TeeFault } from '../../gpu-runner/tee/development.ts'
 import { type Hex, toHex } from '../../protocol/bytes.ts'
@@ -85,6 +86,23 @@ describe('what is posted on chain', () => {
     await expect(it.appraise(now.quote)).rejects.toThrow('PlatformIsRevoked')
     // Registering its certificate anew does not lift it.
     await expect(it.call(pckCall(now.pck, now.platformCa))).rejects.toThrow('CertificateIsRevoked')
+  })
+
+  test('behavior: whoever posts a list finds the registered platforms on it and strikes them', async () => {
+    await it.register(now.quote)
+    const posting = {
+      publicClient: it.publicClient,
+      registry: it.registry,
+      send: async (data: Hex) => {
+        const { transactionHash, gasUsed } = await it.call(data)
+        return { hash: transactionHash, gasUsed }
+      },
+      issuer: now.platformCa,
+    }
+    expect(await postRevocations({ ...posting, crl: now.collateral.pckCrl })).toBe(0)
+    await it.register(now.quote)
+    expect(await postRevocations({ ...posting, crl: at(start, ['revoked_leaf']).collateral.pckCrl })).toBe(1)
+    await expect(it.register(now.quote)).rejects.toThrow('PlatformIsRevoked')
   })
 
   test('behavior: a later list that no longer names a certificate does not bring it back', async () => {

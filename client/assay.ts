@@ -1,5 +1,6 @@
 import type { Bundle } from '../protocol/bundle.ts'
 import { equalBytes, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
+import { canonicalJson } from '../protocol/canonicalJson.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import {
   contextId,
@@ -42,6 +43,7 @@ import {
   type Network,
 } from './edge.ts'
 import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
+import { checkRequirements, type Requirements } from './requirements.ts'
 import { checkListing, checkReceipt, checkRunner } from './verify.ts'
 
 /** Configures a buyer. `network` pins the chain and contracts; without it the edge's word is taken once. */
@@ -67,17 +69,6 @@ export type InferOptions = {
   maxPrice?: bigint
   deadlineMs?: number
   requirements?: Requirements
-}
-
-/** Says what a machine has to be; ages in seconds. */
-export type Requirements = {
-  tee?: string
-  /** The worst TCB status accepted. */
-  tcbStatus?: string
-  gpuAttested?: boolean
-  measurement?: Hex
-  region?: string
-  maxAttestationAgeSeconds?: number
 }
 
 /** Configures a job nobody waits on the line for: where its end is announced, and the secret announcements are signed with (Standard Webhooks). */
@@ -164,7 +155,7 @@ export class Assay {
   #network: Network | undefined
   readonly #models = new Map<string, Promise<Model>>()
   readonly #attested = new Map<string, Promise<Attested>>()
-  readonly #channels = new Map<Hex, Promise<Channel>>()
+  readonly #channels = new Map<string, Promise<Channel>>()
 
   constructor(options: AssayOptions) {
     this.#network = options.network
@@ -306,6 +297,7 @@ export class Assay {
     if (!asListed)
       throw new VerificationError('price_changed', 'The match does not offer the terms its publisher signed.')
     const runner = await this.#attest(match)
+    checkRequirements(runner.verdict, options.requirements ?? {})
     const { random, signer } = this.#options
     const terms: Terms = {
       buyer: signer.address,
@@ -337,21 +329,27 @@ export class Assay {
     }
   }
 
+  /** Gives the channel for a model and what is required of its machine: a channel opened for less would break a stricter promise. */
   async #channel(model: Model, options: InferOptions, tried: Tried): Promise<Channel> {
-    const known = await this.#channels.get(model.digest)?.catch(() => undefined)
-    const usable =
-      known &&
-      !known.dead &&
-      known.terms.expiresAt > BigInt(this.#seconds() + 120) &&
-      !tried.exclude.includes(known.runner.signer)
-    if (usable) return known
-    // The map holds the promise, so that parallel calls share one channel instead of opening one each.
-    const current = this.#channels.get(model.digest)
-    const settled = current ? await current.catch(() => undefined) : undefined
-    if (settled && settled !== known && !settled.dead) return settled
+    const key = `${model.digest} ${canonicalJson(options.requirements ?? {})}`
+    const usable = (channel: Channel | undefined) =>
+      channel !== undefined &&
+      !channel.dead &&
+      channel.terms.expiresAt > BigInt(this.#seconds() + 120) &&
+      !tried.exclude.includes(channel.runner.signer)
+    // The map holds the promise, so that parallel calls share one channel instead of opening one each; another call may have replaced it while this one waited.
+    for (let seen: Promise<Channel> | undefined; ; ) {
+      const current = this.#channels.get(key)
+      if (!current || current === seen) break
+      seen = current
+      const known = await current.catch(() => undefined)
+      if (known && usable(known)) return known
+    }
     const pending = this.#openChannel(model, options, tried)
-    this.#channels.set(model.digest, pending)
-    pending.catch(() => this.#channels.delete(model.digest))
+    this.#channels.set(key, pending)
+    pending.catch(() => {
+      if (this.#channels.get(key) === pending) this.#channels.delete(key)
+    })
     return pending
   }
 

@@ -10,6 +10,7 @@ export const verificationReasons = [
   'statement_mismatch',
   'signer_mismatch',
   'hpke_key_mismatch',
+  'requirements_unmet',
   'receipt_channel',
   'receipt_job',
   'receipt_detail',

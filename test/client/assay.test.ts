@@ -105,7 +105,7 @@ async function world(lies: Lies = {}) {
   const requests: JobRequest[] = []
   const paths: string[] = []
   const envelopes = new Map<string, Envelope>()
-  let total = 0n
+  const totals = new Map<string, bigint>()
 
   async function run(request: JobRequest): Promise<JobAnswer> {
     if (request.opening) {
@@ -120,7 +120,8 @@ async function world(lies: Lies = {}) {
     })
     const outputs = lies.outputs?.(honest) ?? honest
     const price = lies.fail ? 0n : 10n
-    total += price
+    const total = (totals.get(toHex(request.channel)) ?? 0n) + price
+    totals.set(toHex(request.channel), total)
     const detail = {
       input: tensorCommitment(saltOf(body), body.tensors),
       output: lies.fail ? new Uint8Array(32) : tensorCommitment(await envelope.outputSalt(request.job), honest),
@@ -381,6 +382,17 @@ describe('Assay.infer', () => {
       respond: (attempt) => (attempt === 1 ? problem('job_lost', 410) : undefined),
     })
     await buy.infer(digest, [input])
+    expect(new Set(requests.map(({ channel }) => toHex(channel))).size).toBe(2)
+  })
+
+  test('attack: the edge answers a requirement with a machine that does not meet it, and with a channel opened for less', async () => {
+    const { buy, digest, requests } = await world()
+    await buy.infer(digest, [input])
+    await expect(buy.infer(digest, [input], { requirements: { tee: 'snp' } })).rejects.toMatchObject({
+      reason: 'requirements_unmet',
+    })
+    expect(requests).toHaveLength(1)
+    await buy.infer(digest, [input], { requirements: { tee: 'tdx' } })
     expect(new Set(requests.map(({ channel }) => toHex(channel))).size).toBe(2)
   })
 

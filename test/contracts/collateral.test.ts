@@ -1,4 +1,4 @@
-import { encodeFunctionData } from 'viem'
+import { decodeFunctionData, encodeFunctionData } from 'viem'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { runnerRegistryAbi } from '../../contracts/abi.ts'
 import {
@@ -10,6 +10,7 @@ import {
   platformIdOf,
   platformKeyOf,
   postRevocations,
+  postWhatIsMissing,
 } from '../../gpu-runner/registrar.ts'
 import { createDevelopmentTee, type TeeFault } from '../../gpu-runner/tee/development.ts'
 import { type Hex, toHex } from '../../protocol/bytes.ts'
@@ -265,6 +266,47 @@ describe('what is posted on chain', () => {
       functionName: 'policyEpoch',
     })
     expect(epoch).toBe(1)
+  })
+
+  test('behavior: a runner posts what is missing, once, and again what is about to lapse', async () => {
+    const bare = await openRecorded({ now: start, rootDer: now.rootDer, reportData: toHex(reportData) })
+    try {
+      await bare.approve(tdxWorkload(parseTdxQuote(now.quote).body))
+      const post = async (at_: number) => {
+        const sent: string[] = []
+        const { quote, collateral } = at(at_)
+        await postWhatIsMissing({
+          publicClient: bare.publicClient,
+          registry: bare.registry,
+          send: async (data) => {
+            sent.push(decodeFunctionData({ abi: runnerRegistryAbi, data }).functionName)
+            const { transactionHash, gasUsed } = await bare.call(data)
+            return { hash: transactionHash, gasUsed }
+          },
+          quote,
+          collateral,
+          now: at_,
+        })
+        return sent
+      }
+      expect(await post(start)).toEqual([
+        'addIssuer',
+        'addIssuer',
+        'postCrl',
+        'postCrl',
+        'registerPck',
+        'postTcbInfo',
+        'postQeIdentity',
+      ])
+      await bare.register(now.quote)
+      expect(await post(start)).toEqual([])
+      await bare.testClient.increaseTime({ seconds: 13 * day })
+      await bare.testClient.mine({ blocks: 2 })
+      expect(await post(start + 13 * day)).toEqual(['postTcbInfo', 'postQeIdentity'])
+      await bare.register(now.quote)
+    } finally {
+      await bare.chain.stop()
+    }
   })
 
   test('refusal: a policy that allows revoked platforms', async () => {

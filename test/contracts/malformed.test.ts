@@ -5,8 +5,9 @@ import { runnerRegistryAbi } from '../../contracts/abi.ts'
 import { crlCall, issuerCall, pckCall, quoteForChain } from '../../gpu-runner/registrar.ts'
 import { createDevelopmentTee } from '../../gpu-runner/tee/development.ts'
 import { concat, fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
-import type { CollateralOf } from '../../protocol/evidence/index.ts'
+import { type CollateralOf, defaultPolicy, verifyEvidence } from '../../protocol/evidence/index.ts'
 import { parseTdxQuote, tdxWorkload } from '../../protocol/evidence/quote.ts'
+import { developmentRoots } from '../../protocol/evidence/roots.development.ts'
 import { type Certificate, parseCertificate, parseCrl } from '../../protocol/evidence/x509.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { openRecorded } from './recorded.ts'
@@ -195,6 +196,41 @@ describe('signed, and still refused', () => {
         args: [changed],
       }),
     ).rejects.toThrow('UnsupportedQuote')
+  })
+
+  test('behavior: version 5 may carry a body of TDX 1.0, and other sizes it may not', async () => {
+    const early = (type: number, size: number) => {
+      const signed = concat(parts.signed.subarray(0, 48), new Uint8Array([type, 0, size & 0xff, size >> 8, 0, 0]))
+      signed[0] = 5
+      const whole = concat(signed, parts.signed.subarray(48))
+      return { whole, signature: sign('attestation', whole) }
+    }
+    const { whole, signature } = early(2, 584)
+    const rest = quote.slice(parts.signed.length)
+    rest.set(signature, 4)
+    const made = concat(whole, rest)
+    const verdict = await verifyEvidence({ format: 'tdx', quote: made }, collateral, {
+      now: start,
+      roots: developmentRoots({ chainId: 31_337, intel: tee.rootDer }),
+      policy: defaultPolicy,
+    })
+    expect(verdict.tcbStatus).toBe('UpToDate')
+    expect((await it.appraise(made)).status).toBe(0)
+    for (const [type, size] of [
+      [3, 648],
+      [2, 585],
+      [4, 885],
+    ] as const) {
+      const other = early(type, size)
+      const cut = {
+        ...quoteForChain(made),
+        signed: toHex(other.whole),
+        r: toHex(other.signature.slice(0, 32)),
+        s: toHex(other.signature.slice(32)),
+      }
+      const call = { address: it.registry, abi: runnerRegistryAbi, functionName: 'appraise', args: [cut] } as const
+      await expect(it.publicClient.readContract(call)).rejects.toThrow('UnsupportedQuote')
+    }
   })
 
   test('behavior: current microcode fallen behind the launch counts', async () => {

@@ -3,12 +3,14 @@ import { decodeFunctionData, encodeFunctionData } from 'viem'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { runnerRegistryAbi } from '../../contracts/abi.ts'
 import { crlCall, issuerCall, pckCall, quoteForChain } from '../../gpu-runner/registrar.ts'
+import { sequence } from '../../gpu-runner/tee/asn1.ts'
 import { createDevelopmentTee } from '../../gpu-runner/tee/development.ts'
 import { concat, fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
+import { DerReader } from '../../protocol/evidence/der.ts'
 import { type CollateralOf, defaultPolicy, verifyEvidence } from '../../protocol/evidence/index.ts'
 import { parseTdxQuote, tdxWorkload } from '../../protocol/evidence/quote.ts'
 import { developmentRoots } from '../../protocol/evidence/roots.development.ts'
-import { type Certificate, parseCertificate, parseCrl } from '../../protocol/evidence/x509.ts'
+import { type Certificate, parseCertificate, parseCrl, parsePem } from '../../protocol/evidence/x509.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { openRecorded } from './recorded.ts'
 
@@ -23,7 +25,7 @@ const collateral = tee.collateral() as CollateralOf<'tdx'>
 const parts = parseTdxQuote(quote)
 const [pck, platformCa] = parts.chain.map((der) => parseCertificate(der)) as [Certificate, Certificate]
 
-type Key = 'root' | 'platform ca' | 'pck' | 'attestation'
+type Key = 'root' | 'platform ca' | 'pck' | 'attestation' | 'tcb signing'
 // The development keys follow from the seed.
 const sign = (key: Key, message: Uint8Array) => p256.sign(message, sha256(concat(seed, utf8(key))), { lowS: false })
 
@@ -132,6 +134,47 @@ describe('signed, and still refused', () => {
     const args = [toHex(tbs), toHex(signature.slice(0, 32)), toHex(signature.slice(32)), x, y, offsets] as const
     return encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'postCrl', args })
   }
+
+  test('refusal: a revocation list by whoever signs collateral', async () => {
+    const signer = parseCertificate(parsePem(collateral.tcbInfoChain)[0]!)
+    const { tbs } = parseCrl(collateral.pckCrl)
+    const content = new DerReader(tbs).next().content
+    const fields = new DerReader(content)
+    const [version, algorithm] = [fields.next(), fields.next()]
+    const issuer = fields.next()
+    const after = content.subarray(issuer.whole.byteOffset + issuer.whole.length - content.byteOffset)
+    const renamed = sequence(version.whole, algorithm.whole, signer.subject, after)
+    const signature = sign('tcb signing', renamed)
+    const args = [
+      toHex(renamed),
+      toHex(signature.slice(0, 32)),
+      toHex(signature.slice(32)),
+      toHex(signer.publicKey.slice(1, 33)),
+      toHex(signer.publicKey.slice(33)),
+      [],
+    ] as const
+    await expect(
+      it.call(encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'postCrl', args })),
+    ).rejects.toThrow('CertificateRole')
+  })
+
+  test('refusal: everything, once the certificates have expired', async () => {
+    await it.testClient.setNextBlockTimestamp({ timestamp: BigInt(pck.notAfter + 1) })
+    await it.testClient.mine({ blocks: 1 })
+    await expect(it.appraise(quote)).rejects.toThrow('CertificateExpired')
+    await expect(it.call(pckCall(pck, platformCa))).rejects.toThrow('CertificateExpired')
+    await expect(it.call(issuerCall(platformCa))).rejects.toThrow('CertificateExpired')
+    await expect(it.call(crlCall(collateral.pckCrl, platformCa, 'all'))).rejects.toThrow('CertificateExpired')
+  })
+
+  test("refusal: an enclave's report of another length", async () => {
+    const cut = quoteForChain(quote)
+    for (const qeReport of [`${cut.qeReport}00`, cut.qeReport.slice(0, -2), '0x'] as Hex[]) {
+      const changed = { ...cut, qeReport }
+      const call = { address: it.registry, abi: runnerRegistryAbi, functionName: 'appraise', args: [changed] } as const
+      await expect(it.publicClient.readContract(call)).rejects.toThrow('MalformedQuote')
+    }
+  })
 
   /** Changes a quote's bytes and signs what they are part of again. */
   function resigned(whole: Uint8Array, region: 'signed' | 'qeReport', change: (bytes: Uint8Array) => void): Uint8Array {

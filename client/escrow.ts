@@ -1,4 +1,4 @@
-import type { Account, Address, PublicClient, WalletClient } from 'viem'
+import { type Account, type Address, encodeFunctionData, type PublicClient, type WalletClient } from 'viem'
 import { escrowAbi, testTokenAbi } from '../contracts/abi.ts'
 import type { Hex } from '../protocol/bytes.ts'
 
@@ -74,4 +74,71 @@ export async function readBalance({
     withdrawableAt: requested > 0n ? new Date(Number(withdrawableAt) * 1000).toISOString() : null,
     earnings: earnings.toString(),
   }
+}
+
+/** Holds what settlements have paid and nobody has divided yet, for one provider and one publisher at one royalty. */
+export type Pot = { provider: Address; publisher: Address; royaltyBps: number; amount: bigint }
+
+/** Finds the pots that hold something, out of the escrow's events; those of one payee, or all. */
+export async function findPots({
+  publicClient,
+  contracts,
+  payee,
+}: {
+  publicClient: PublicClient
+  contracts: Pick<Deployment, 'escrow'>
+  payee: Address | null
+}): Promise<Pot[]> {
+  const escrow = { address: contracts.escrow, abi: escrowAbi } as const
+  const events = await publicClient.getContractEvents({ ...escrow, eventName: 'Settled', fromBlock: 0n })
+  const found = new Map<string, Omit<Pot, 'amount'>>()
+  for (const { args } of events) {
+    const { provider, publisher, royaltyBps } = args
+    if (!provider || !publisher || royaltyBps === undefined) continue
+    if (payee && ![provider, publisher].some((each) => each.toLowerCase() === payee.toLowerCase())) continue
+    found.set(`${provider} ${publisher} ${royaltyBps}`, { provider, publisher, royaltyBps })
+  }
+  const pots = await Promise.all(
+    [...found.values()].map(async (pot) => {
+      const id = await publicClient.readContract({
+        ...escrow,
+        functionName: 'potId',
+        args: [pot.provider, pot.publisher, pot.royaltyBps],
+      })
+      return { ...pot, amount: await publicClient.readContract({ ...escrow, functionName: 'pots', args: [id] }) }
+    }),
+  )
+  return pots.filter(({ amount }) => amount > 0n)
+}
+
+/** Divides what settlements have paid for the wallet's account and withdraws its earnings. Gives what was withdrawn, in the token's smallest unit; 0 where there is nothing. */
+export async function collectEarnings({
+  publicClient,
+  wallet,
+  contracts,
+}: {
+  publicClient: PublicClient
+  wallet: Wallet
+  contracts: Deployment
+}): Promise<bigint> {
+  const { account } = wallet
+  const escrow = { address: contracts.escrow, abi: escrowAbi } as const
+  const send = async (data: Hex) => {
+    const hash = await wallet.sendTransaction({ account, to: contracts.escrow, data, chain: wallet.chain ?? null })
+    const { status } = await publicClient.waitForTransactionReceipt({ hash })
+    if (status !== 'success') throw new Error(`Transaction ${hash} reverted; try again.`)
+  }
+  for (const { provider, publisher, royaltyBps } of await findPots({
+    publicClient,
+    contracts,
+    payee: account.address,
+  })) {
+    await send(
+      encodeFunctionData({ abi: escrowAbi, functionName: 'distribute', args: [provider, publisher, royaltyBps] }),
+    )
+  }
+  const amount = await publicClient.readContract({ ...escrow, functionName: 'earnings', args: [account.address] })
+  if (amount === 0n) return 0n
+  await send(encodeFunctionData({ abi: escrowAbi, functionName: 'withdrawEarnings', args: [account.address] }))
+  return amount
 }

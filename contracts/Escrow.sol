@@ -5,7 +5,8 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
-import {Proof, Protocol, Receipt, Terms} from "./Protocol.sol";
+import {Claims} from "./Claims.sol";
+import {Protocol} from "./Protocol.sol";
 import {RunnerRegistry} from "./RunnerRegistry.sol";
 
 /// @notice Takes deposits with an authorization (EIP-3009).
@@ -22,7 +23,8 @@ interface IERC3009 {
 }
 
 /// @notice Holds buyers' deposits and pays for inferences: on a runner's receipt and a buyer's voucher, both, and on nothing else.
-/// @dev No owner, no proxy, no pause: nobody can touch a balance but by these functions. Anyone may settle for anyone.
+/// @dev No owner and no proxy: nobody can touch a balance but by these functions, and the guardian can refuse new deposits and nothing
+///      else. Anyone may settle for anyone. `Claims` says how claims are packed.
 contract Escrow {
     using SafeERC20 for IERC20;
 
@@ -36,21 +38,27 @@ contract Escrow {
         RunnerInactive,
         Expired,
         BadTerms,
-        NoFunds
+        NoFunds,
+        MandateExceeded
     }
 
-    /// @notice Claims what one channel owes: the terms, the receipt with the highest running total, and the buyer's highest voucher.
-    struct Claim {
-        Terms terms;
-        Receipt receipt;
-        uint128 voucher;
-        bytes voucherSignature;
-    }
-
+    /// @dev One slot holds what a settlement touches. `keyed` remembers that a voucher of the address's own key was seen while it had no
+    ///      code: such an address has a key, so no contract of its own making can ever stand there.
     struct Account {
         uint128 balance;
-        uint128 requested;
+        uint120 requested;
+        bool keyed;
         uint64 withdrawableAt;
+    }
+
+    /// @notice Bounds what a key may spend of a buyer's deposit: in all, in one channel, until when, on which models.
+    struct Mandate {
+        uint128 cap;
+        uint128 spent;
+        uint128 channelCap;
+        uint64 expiresAt;
+        uint32 version;
+        bool anyModel;
     }
 
     /// @notice A claim can be settled until this long after its terms expire; then the buyer owes nothing more.
@@ -61,55 +69,72 @@ contract Escrow {
     IERC20 public immutable token;
     RunnerRegistry public immutable registry;
     address public immutable treasury;
+    address public immutable guardian;
     uint16 public immutable feeBps;
     uint64 public immutable withdrawalDelay;
     bytes32 public immutable domainSeparator;
+    uint256 private immutable clockSkew;
 
-    mapping(address buyer => Account) public accounts;
+    /// @notice Whether new deposits are refused. Settlements and withdrawals never are.
+    bool public depositsPaused;
+
+    mapping(address buyer => Account) private accountOf;
     mapping(address payee => uint256) public earnings;
     mapping(bytes32 channel => uint128) public settled;
+    /// @notice What settlements have paid and nobody has divided yet, by `potId`.
+    mapping(bytes32 pot => uint256) public pots;
+    mapping(address buyer => mapping(address key => Mandate)) public mandates;
+    mapping(bytes32 grant => bool) private modelGranted;
 
     event Deposited(address indexed from, address indexed buyer, uint256 amount);
+    event DepositsPaused(bool paused);
     event WithdrawalRequested(address indexed buyer, uint256 amount, uint64 withdrawableAt);
     event Withdrawn(address indexed buyer, uint256 amount);
     event EarningsWithdrawn(address indexed payee, address indexed to, uint256 amount);
-    event Paid(
-        bytes32 indexed channel,
-        address indexed buyer,
-        address indexed runner,
-        address provider,
-        address publisher,
-        uint256 toProvider,
-        uint256 toPublisher,
-        uint256 toTreasury,
-        uint128 settledTotal
-    );
+    event Authorized(address indexed buyer, address indexed key, uint128 cap, uint128 channelCap, uint64 expiresAt, bool anyModel);
+    event Revoked(address indexed buyer, address indexed key);
+    /// @notice Records the payments of one listing in one settlement. Each payment is 84 bytes: channel, buyer, amount, total settled.
+    event Settled(address indexed runner, address indexed provider, address indexed publisher, uint16 royaltyBps, bytes payments);
     event ClaimRefused(bytes32 indexed channel, Status status);
+    event Distributed(
+        address indexed provider, address indexed publisher, uint256 toProvider, uint256 toPublisher, uint256 toTreasury
+    );
 
     error FeeTooHigh(uint16 feeBps);
     error NothingDeposited();
     error AmountTooLarge(uint256 amount);
     error TokenTakesFees(uint256 expected, uint256 received);
+    error DepositsArePaused();
+    error NotGuardian();
     error NotRequested();
     error TooEarly(uint64 withdrawableAt);
     error NothingToWithdraw();
-    error NoClaims();
+    error BadMandate();
 
-    constructor(IERC20 token_, RunnerRegistry registry_, address treasury_, uint16 feeBps_, uint64 withdrawalDelay_) {
+    constructor(
+        IERC20 token_,
+        RunnerRegistry registry_,
+        address treasury_,
+        address guardian_,
+        uint16 feeBps_,
+        uint64 withdrawalDelay_
+    ) {
         require(feeBps_ <= 1_000, FeeTooHigh(feeBps_));
         token = token_;
         registry = registry_;
         treasury = treasury_;
+        guardian = guardian_;
         feeBps = feeBps_;
         withdrawalDelay = withdrawalDelay_;
         domainSeparator = Protocol.domainSeparator(address(this));
+        clockSkew = registry_.CLOCK_SKEW();
     }
+
+    // Deposits
 
     /// @notice Deposits for oneself or another, after an ERC-20 approval.
     function deposit(address buyer, uint256 amount) public {
-        require(amount > 0, NothingDeposited());
-        require(amount <= type(uint128).max, AmountTooLarge(amount));
-        uint256 before = token.balanceOf(address(this));
+        uint256 before = open(amount);
         token.safeTransferFrom(msg.sender, address(this), amount);
         credit(buyer, amount, before);
     }
@@ -129,35 +154,57 @@ contract Escrow {
         bytes32 nonce,
         bytes calldata signature
     ) external {
-        require(amount > 0, NothingDeposited());
-        require(amount <= type(uint128).max, AmountTooLarge(amount));
-        uint256 before = token.balanceOf(address(this));
+        uint256 before = open(amount);
         IERC3009(address(token)).receiveWithAuthorization(
             buyer, address(this), amount, validAfter, validBefore, nonce, signature
         );
         credit(buyer, amount, before);
     }
 
+    /// @notice Refuses new deposits, or takes them again. Exits stay open whatever the guardian does.
+    function pauseDeposits(bool paused) external {
+        require(msg.sender == guardian, NotGuardian());
+        depositsPaused = paused;
+        emit DepositsPaused(paused);
+    }
+
+    function open(uint256 amount) private view returns (uint256 before) {
+        require(!depositsPaused, DepositsArePaused());
+        require(amount > 0, NothingDeposited());
+        require(amount <= type(uint120).max, AmountTooLarge(amount));
+        before = token.balanceOf(address(this));
+    }
+
     /// @dev Measures what arrived: a token that keeps a part of each transfer would leave the books short.
     function credit(address buyer, uint256 amount, uint256 before) private {
         uint256 received = token.balanceOf(address(this)) - before;
         require(received == amount, TokenTakesFees(amount, received));
-        accounts[buyer].balance += uint128(amount);
+        uint256 balance = accountOf[buyer].balance + amount;
+        require(balance <= type(uint120).max, AmountTooLarge(amount));
+        accountOf[buyer].balance = uint128(balance);
         emit Deposited(msg.sender, buyer, amount);
+    }
+
+    // Exits
+
+    /// @notice Shows a buyer's deposit, what of it was asked back, and from when that can be withdrawn.
+    function accounts(address buyer) external view returns (uint128 balance, uint128 requested, uint64 withdrawableAt) {
+        Account storage account = accountOf[buyer];
+        return (account.balance, account.requested, account.withdrawableAt);
     }
 
     /// @notice Asks for money back. It can be withdrawn after the delay; until then settlements may still draw on it.
     function requestWithdrawal(uint128 amount) external {
-        Account storage account = accounts[msg.sender];
+        Account storage account = accountOf[msg.sender];
         require(amount > 0 && amount <= account.balance, NothingToWithdraw());
-        account.requested = amount;
+        account.requested = uint120(amount);
         account.withdrawableAt = uint64(block.timestamp) + withdrawalDelay;
         emit WithdrawalRequested(msg.sender, amount, account.withdrawableAt);
     }
 
     /// @notice Pays out what was asked for, or what settlements have left of it.
     function withdraw() external {
-        Account storage account = accounts[msg.sender];
+        Account storage account = accountOf[msg.sender];
         require(account.requested > 0, NotRequested());
         require(block.timestamp >= account.withdrawableAt, TooEarly(account.withdrawableAt));
         uint128 amount = account.requested < account.balance ? account.requested : account.balance;
@@ -168,7 +215,7 @@ contract Escrow {
         token.safeTransfer(msg.sender, amount);
     }
 
-    /// @notice Pays out what the caller has earned.
+    /// @notice Pays out what the caller has earned. What settlements have paid is divided by `distribute` first.
     function withdrawEarnings(address to) external {
         uint256 amount = earnings[msg.sender];
         require(amount > 0, NothingToWithdraw());
@@ -177,94 +224,209 @@ contract Escrow {
         token.safeTransfer(to, amount);
     }
 
-    /// @notice Settles many channels of one runner: all leaves of one batch, one signature. A bad claim never stops the others.
-    function settle(Claim[] calldata claims, bytes calldata batchSignature) external returns (Status[] memory statuses) {
-        require(claims.length > 0, NoClaims());
-        bytes32[] memory channels = new bytes32[](claims.length);
-        bytes32[] memory leaves = new bytes32[](claims.length);
-        for (uint256 i = 0; i < claims.length; i++) {
-            channels[i] = Protocol.channelOf(domainSeparator, claims[i].terms);
-            leaves[i] = Protocol.leaf(channels[i], claims[i].receipt);
+    /// @notice Names the pot that a provider and a publisher share at one royalty.
+    function potId(address provider, address publisher, uint16 royaltyBps) public pure returns (bytes32) {
+        return keccak256(abi.encode(provider, publisher, royaltyBps));
+    }
+
+    /// @notice Divides an amount by a royalty and the fee: both rounded down, the provider gets the remainder, so the three sum to it.
+    function divide(uint256 amount, uint16 royaltyBps)
+        public
+        view
+        returns (uint256 toProvider, uint256 toPublisher, uint256 toTreasury)
+    {
+        toPublisher = amount * royaltyBps / BPS;
+        toTreasury = amount * feeBps / BPS;
+        toProvider = amount - toPublisher - toTreasury;
+    }
+
+    /// @notice Divides what settlements have paid into the pot of a provider and a publisher. Anyone may, at any time.
+    /// @dev A settlement writes one pot instead of three balances: a third of what it would cost, paid back once in many.
+    function distribute(address provider, address publisher, uint16 royaltyBps) external {
+        bytes32 pot = potId(provider, publisher, royaltyBps);
+        uint256 amount = pots[pot];
+        require(amount > 0, NothingToWithdraw());
+        pots[pot] = 0;
+        (uint256 toProvider, uint256 toPublisher, uint256 toTreasury) = divide(amount, royaltyBps);
+        earnings[provider] += toProvider;
+        if (toPublisher > 0) earnings[publisher] += toPublisher;
+        if (toTreasury > 0) earnings[treasury] += toTreasury;
+        emit Distributed(provider, publisher, toProvider, toPublisher, toTreasury);
+    }
+
+    // Mandates
+
+    /// @notice Lets a key spend of the caller's deposit within bounds. Naming it again starts anew: what it spent before counts no more,
+    ///         and models granted before are granted no more.
+    function authorize(address key, uint128 cap, uint128 channelCap, uint64 expiresAt, bool anyModel, bytes32[] calldata models)
+        external
+    {
+        require(key != address(0) && key != msg.sender && cap > 0 && channelCap > 0 && expiresAt > block.timestamp, BadMandate());
+        Mandate storage mandate = mandates[msg.sender][key];
+        uint32 version = mandate.version + 1;
+        mandates[msg.sender][key] = Mandate(cap, 0, channelCap, expiresAt, version, anyModel);
+        for (uint256 i = 0; i < models.length; i++) {
+            modelGranted[grantId(msg.sender, key, version, models[i])] = true;
         }
-        bytes32 digest = Protocol.batchDigest(domainSeparator, Protocol.merkleRoot(leaves), uint32(claims.length));
-        address signer = Protocol.recover(digest, batchSignature);
-        statuses = new Status[](claims.length);
-        for (uint256 i = 0; i < claims.length; i++) {
-            statuses[i] = settleClaim(claims[i], channels[i], signer);
+        emit Authorized(msg.sender, key, cap, channelCap, expiresAt, anyModel);
+    }
+
+    /// @notice Takes a key's mandate away at once. Vouchers of it that are not settled yet are worth nothing from now on.
+    function revoke(address key) external {
+        Mandate storage mandate = mandates[msg.sender][key];
+        require(mandate.cap > 0, BadMandate());
+        mandate.cap = 0;
+        mandate.expiresAt = 0;
+        emit Revoked(msg.sender, key);
+    }
+
+    function grantId(address buyer, address key, uint32 version, bytes32 model) private pure returns (bytes32) {
+        return keccak256(abi.encode(buyer, key, version, model));
+    }
+
+    /// @notice Tells how much a key may still spend in a channel of a model, as of a time in unix seconds.
+    function mandateLeft(address buyer, address key, bytes32 model, bytes32 channel, uint64 at) public view returns (uint128) {
+        Mandate storage mandate = mandates[buyer][key];
+        if (mandate.expiresAt < at || mandate.spent >= mandate.cap) return 0;
+        if (!mandate.anyModel && !modelGranted[grantId(buyer, key, mandate.version, model)]) return 0;
+        uint128 total = mandate.cap - mandate.spent;
+        uint128 before = settled[channel];
+        uint128 inChannel = before >= mandate.channelCap ? 0 : mandate.channelCap - before;
+        return total < inChannel ? total : inChannel;
+    }
+
+    // Settlement
+
+    /// @notice Settles claims of one runner: a whole batch with all its leaves, or one claim with its Merkle proof; packed as `Claims` says.
+    ///         A bad claim never stops the others. Reverts only where the packing itself is wrong.
+    function settle(bytes calldata packed) external returns (Status[] memory statuses) {
+        Claims.Batch memory batch = Claims.open(packed, domainSeparator, feeBps);
+        statuses = new Status[](batch.count);
+        bool signed = batch.signer != address(0) && batch.signer == batch.runner;
+        uint256 next = 0;
+        for (uint256 g = 0; g < batch.groups; g++) {
+            next = settleGroup(batch, statuses, next, signed);
         }
     }
 
-    /// @notice Settles one channel from any batch, with the receipt's Merkle proof.
-    function settleOne(Claim calldata claim, Proof calldata proof, bytes calldata batchSignature) external returns (Status) {
-        bytes32 channel = Protocol.channelOf(domainSeparator, claim.terms);
-        bytes32 root = Protocol.rootFromProof(Protocol.leaf(channel, claim.receipt), proof);
-        bytes32 digest = Protocol.batchDigest(domainSeparator, root, proof.count);
-        return settleClaim(claim, channel, root == 0 ? address(0) : Protocol.recover(digest, batchSignature));
-    }
-
-    function settleClaim(Claim calldata claim, bytes32 channel, address signer) private returns (Status status) {
-        (Status verdict, uint128 amount, address provider) = judge(claim, channel, signer);
-        if (amount == 0) {
-            emit ClaimRefused(channel, verdict);
-            return verdict;
+    /// @dev Settles one listing's claims: payments go into one pot and one event.
+    function settleGroup(Claims.Batch memory batch, Status[] memory statuses, uint256 next, bool signed) private returns (uint256) {
+        Claims.Group memory group = Claims.nextGroup(batch);
+        bytes memory payments = Claims.newPayments(group.claims);
+        Claims.Claim memory claim;
+        address provider;
+        uint256 sum = 0;
+        for (uint256 i = 0; i < group.claims; i++) {
+            Claims.nextClaim(batch, claim, next);
+            (Status status, uint128 amount, address paid, address key) = judge(batch, group, claim, signed);
+            statuses[next++] = status;
+            if (amount == 0) {
+                emit ClaimRefused(claim.channel, status);
+                continue;
+            }
+            // One runner has one provider as long as one block lasts.
+            provider = paid;
+            uint128 total = settled[claim.channel] + amount;
+            settled[claim.channel] = total;
+            Account storage account = accountOf[claim.buyer];
+            account.balance -= amount;
+            if (key != address(0)) mandates[claim.buyer][key].spent += amount;
+            else if (claim.kind == Claims.KEY && !account.keyed) account.keyed = true;
+            sum += amount;
+            Claims.addPayment(payments, claim.channel, claim.buyer, amount, total);
         }
-        Terms calldata terms = claim.terms;
-        uint128 total = settled[channel] + amount;
-        settled[channel] = total;
-        accounts[terms.buyer].balance -= amount;
-
-        // Rounds royalty and fee down; the provider gets the remainder, so the three sum to the amount.
-        uint256 royalty = uint256(amount) * terms.royaltyBps / BPS;
-        uint256 fee = uint256(amount) * feeBps / BPS;
-        earnings[provider] += amount - royalty - fee;
-        if (royalty > 0) earnings[terms.publisher] += royalty;
-        if (fee > 0) earnings[treasury] += fee;
-        emit Paid(
-            channel, terms.buyer, terms.runner, provider, terms.publisher, amount - royalty - fee, royalty, fee, total
-        );
-        return verdict;
+        if (sum > 0) {
+            pots[potId(provider, group.publisher, group.royaltyBps)] += sum;
+            emit Settled(batch.runner, provider, group.publisher, group.royaltyBps, payments);
+        }
+        return next;
     }
 
-    /// @notice Tells how a claim would end, with the signer its batch recovers to: the same code path as settling.
-    function preview(Claim calldata claim, address signer) external view returns (Status status, uint128 amount) {
-        (status, amount,) = judge(claim, Protocol.channelOf(domainSeparator, claim.terms), signer);
+    /// @notice Tells how claims would end and what each would be paid, whoever signed the batch: the same code path as settling.
+    /// @dev Each claim is judged by itself, so two that draw on one deposit may both be promised what only one can get.
+    function preview(bytes calldata packed) external view returns (Status[] memory statuses, uint128[] memory amounts) {
+        Claims.Batch memory batch = Claims.open(packed, domainSeparator, feeBps);
+        statuses = new Status[](batch.count);
+        amounts = new uint128[](batch.count);
+        Claims.Claim memory claim;
+        uint256 next = 0;
+        for (uint256 g = 0; g < batch.groups; g++) {
+            Claims.Group memory group = Claims.nextGroup(batch);
+            for (uint256 i = 0; i < group.claims; i++) {
+                Claims.nextClaim(batch, claim, next);
+                (statuses[next], amounts[next],,) = judge(batch, group, claim, true);
+                next++;
+            }
+        }
     }
 
-    /// @dev Pays the smaller of receipt and voucher, less what was settled, as far as the deposit reaches.
-    function judge(Claim calldata claim, bytes32 channel, address signer)
+    /// @dev Pays the smaller of receipt and voucher, less what was settled, as far as deposit and mandate reach. `key` is the mandated key
+    ///      that signed, zero where the buyer did.
+    function judge(Claims.Batch memory batch, Claims.Group memory group, Claims.Claim memory claim, bool signed)
         private
         view
-        returns (Status status, uint128 amount, address provider)
+        returns (Status status, uint128 amount, address provider, address key)
     {
-        Terms calldata terms = claim.terms;
-        if (signer == address(0) || signer != terms.runner) return (Status.BadReceipt, 0, address(0));
-        if (terms.feeBps != feeBps || uint256(terms.royaltyBps) + feeBps > BPS) return (Status.BadTerms, 0, address(0));
-        if (claim.receipt.finishedAt > terms.expiresAt || block.timestamp > uint256(terms.expiresAt) + CLAIM_WINDOW) {
-            return (Status.Expired, 0, address(0));
+        if (!signed) return (Status.BadReceipt, 0, address(0), address(0));
+        if (uint256(group.royaltyBps) + feeBps > BPS) return (Status.BadTerms, 0, address(0), address(0));
+        if (claim.finishedAt > claim.expiresAt || block.timestamp > uint256(claim.expiresAt) + CLAIM_WINDOW) {
+            return (Status.Expired, 0, address(0), address(0));
         }
         bool active;
-        (provider, active) = registry.providerAt(terms.runner, claim.receipt.finishedAt);
-        if (!active || claim.receipt.finishedAt > block.timestamp + registry.CLOCK_SKEW()) {
-            return (Status.RunnerInactive, 0, provider);
-        }
-        uint128 before = settled[channel];
-        uint128 owed = claim.receipt.cumulative < claim.voucher ? claim.receipt.cumulative : claim.voucher;
-        if (owed <= before) return (Status.NothingNew, 0, provider);
-        if (!signedBy(terms.buyer, Protocol.voucherDigest(domainSeparator, channel, claim.voucher), claim.voucherSignature)) {
-            return (Status.BadVoucher, 0, provider);
-        }
+        (provider, active) = attested(batch, claim.finishedAt);
+        if (!active) return (Status.RunnerInactive, 0, provider, address(0));
+        uint128 before = settled[claim.channel];
+        uint128 owed = claim.cumulative < claim.voucher ? claim.cumulative : claim.voucher;
+        if (owed <= before) return (Status.NothingNew, 0, provider, address(0));
+        Account storage account = accountOf[claim.buyer];
+        bool vouched;
+        (vouched, key) = voucherOf(batch.voucherScratch, claim, account.keyed);
+        if (!vouched) return (Status.BadVoucher, 0, provider, address(0));
         amount = owed - before;
-        uint128 balance = accounts[terms.buyer].balance;
-        if (balance == 0) return (Status.NoFunds, 0, provider);
-        if (balance < amount) return (Status.Partial, balance, provider);
-        return (Status.Settled, amount, provider);
+        if (key != address(0)) {
+            uint128 left = mandateLeft(claim.buyer, key, group.model, claim.channel, claim.finishedAt);
+            if (left == 0) return (Status.MandateExceeded, 0, provider, key);
+            if (left < amount) (amount, status) = (left, Status.Partial);
+        }
+        uint128 balance = account.balance;
+        if (balance == 0) return (Status.NoFunds, 0, provider, key);
+        if (balance < amount) (amount, status) = (balance, Status.Partial);
     }
 
-    /// @dev A buyer with code speaks for itself (ERC-1271) and is never taken for a key, even where a key could be found.
-    function signedBy(address buyer, bytes32 digest, bytes calldata signature) private view returns (bool) {
-        if (buyer.code.length == 0) return Protocol.recover(digest, signature) == buyer && buyer != address(0);
+    /// @dev Asks the registry once for all claims that finished within what it answered for.
+    function attested(Claims.Batch memory batch, uint64 finishedAt) private view returns (address provider, bool active) {
+        if (finishedAt > block.timestamp + clockSkew) return (batch.provider, false);
+        if (batch.provider != address(0) && finishedAt >= batch.activeFrom && finishedAt <= batch.activeUntil) {
+            return (batch.provider, true);
+        }
+        (provider, active) = registry.providerAt(batch.runner, finishedAt);
+        if (!active) return (provider, false);
+        if (batch.provider == address(0)) {
+            (batch.provider, batch.activeFrom, batch.activeUntil) = (provider, finishedAt, finishedAt);
+        } else {
+            // Attestation has no gaps inside one registration, so two times it holds at span all between.
+            if (finishedAt < batch.activeFrom) batch.activeFrom = finishedAt;
+            if (finishedAt > batch.activeUntil) batch.activeUntil = finishedAt;
+        }
+    }
+
+    /// @dev A buyer with code speaks for itself (ERC-1271) and is never taken for a key, even where a key could be found; a mandated key
+    ///      speaks within its mandate, which `judge` reads.
+    function voucherOf(uint256 scratch, Claims.Claim memory claim, bool keyed) private view returns (bool vouched, address key) {
+        bytes32 digest = Claims.voucherDigest(scratch, claim.channel, claim.voucher);
+        address buyer = claim.buyer;
+        if (claim.kind == Claims.MANDATE) {
+            key = Claims.recover(digest, claim.signature);
+            return (key != address(0) && mandates[buyer][key].cap > 0, key);
+        }
+        if (claim.kind == Claims.KEY) {
+            if (buyer == address(0) || (!keyed && buyer.code.length > 0)) return (false, address(0));
+            return (Claims.recover(digest, claim.signature) == buyer, address(0));
+        }
+        if (buyer.code.length == 0) return (false, address(0));
+        bytes memory signature = Claims.bytesAt(claim.signature, claim.signatureLength);
         (bool ok, bytes memory answer) =
             buyer.staticcall{gas: ERC1271_GAS}(abi.encodeCall(IERC1271.isValidSignature, (digest, signature)));
-        return ok && answer.length == 32 && abi.decode(answer, (bytes32)) == bytes32(IERC1271.isValidSignature.selector);
+        vouched = ok && answer.length == 32 && abi.decode(answer, (bytes32)) == bytes32(IERC1271.isValidSignature.selector);
     }
 }

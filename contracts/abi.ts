@@ -20,6 +20,11 @@ export const escrowAbi = [
         "type": "address"
       },
       {
+        "internalType": "address",
+        "name": "guardian_",
+        "type": "address"
+      },
+      {
         "internalType": "uint16",
         "name": "feeBps_",
         "type": "uint16"
@@ -45,6 +50,16 @@ export const escrowAbi = [
     "type": "error"
   },
   {
+    "inputs": [],
+    "name": "BadMandate",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "DepositsArePaused",
+    "type": "error"
+  },
+  {
     "inputs": [
       {
         "internalType": "uint16",
@@ -57,7 +72,12 @@ export const escrowAbi = [
   },
   {
     "inputs": [],
-    "name": "NoClaims",
+    "name": "MalformedClaims",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "NotGuardian",
     "type": "error"
   },
   {
@@ -118,6 +138,49 @@ export const escrowAbi = [
     "inputs": [
       {
         "indexed": true,
+        "internalType": "address",
+        "name": "buyer",
+        "type": "address"
+      },
+      {
+        "indexed": true,
+        "internalType": "address",
+        "name": "key",
+        "type": "address"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint128",
+        "name": "cap",
+        "type": "uint128"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint128",
+        "name": "channelCap",
+        "type": "uint128"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint64",
+        "name": "expiresAt",
+        "type": "uint64"
+      },
+      {
+        "indexed": false,
+        "internalType": "bool",
+        "name": "anyModel",
+        "type": "bool"
+      }
+    ],
+    "name": "Authorized",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": true,
         "internalType": "bytes32",
         "name": "channel",
         "type": "bytes32"
@@ -161,6 +224,56 @@ export const escrowAbi = [
     "anonymous": false,
     "inputs": [
       {
+        "indexed": false,
+        "internalType": "bool",
+        "name": "paused",
+        "type": "bool"
+      }
+    ],
+    "name": "DepositsPaused",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": true,
+        "internalType": "address",
+        "name": "provider",
+        "type": "address"
+      },
+      {
+        "indexed": true,
+        "internalType": "address",
+        "name": "publisher",
+        "type": "address"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint256",
+        "name": "toProvider",
+        "type": "uint256"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint256",
+        "name": "toPublisher",
+        "type": "uint256"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint256",
+        "name": "toTreasury",
+        "type": "uint256"
+      }
+    ],
+    "name": "Distributed",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
         "indexed": true,
         "internalType": "address",
         "name": "payee",
@@ -187,12 +300,6 @@ export const escrowAbi = [
     "inputs": [
       {
         "indexed": true,
-        "internalType": "bytes32",
-        "name": "channel",
-        "type": "bytes32"
-      },
-      {
-        "indexed": true,
         "internalType": "address",
         "name": "buyer",
         "type": "address"
@@ -200,47 +307,48 @@ export const escrowAbi = [
       {
         "indexed": true,
         "internalType": "address",
+        "name": "key",
+        "type": "address"
+      }
+    ],
+    "name": "Revoked",
+    "type": "event"
+  },
+  {
+    "anonymous": false,
+    "inputs": [
+      {
+        "indexed": true,
+        "internalType": "address",
         "name": "runner",
         "type": "address"
       },
       {
-        "indexed": false,
+        "indexed": true,
         "internalType": "address",
         "name": "provider",
         "type": "address"
       },
       {
-        "indexed": false,
+        "indexed": true,
         "internalType": "address",
         "name": "publisher",
         "type": "address"
       },
       {
         "indexed": false,
-        "internalType": "uint256",
-        "name": "toProvider",
-        "type": "uint256"
+        "internalType": "uint16",
+        "name": "royaltyBps",
+        "type": "uint16"
       },
       {
         "indexed": false,
-        "internalType": "uint256",
-        "name": "toPublisher",
-        "type": "uint256"
-      },
-      {
-        "indexed": false,
-        "internalType": "uint256",
-        "name": "toTreasury",
-        "type": "uint256"
-      },
-      {
-        "indexed": false,
-        "internalType": "uint128",
-        "name": "settledTotal",
-        "type": "uint128"
+        "internalType": "bytes",
+        "name": "payments",
+        "type": "bytes"
       }
     ],
-    "name": "Paid",
+    "name": "Settled",
     "type": "event"
   },
   {
@@ -327,6 +435,44 @@ export const escrowAbi = [
       }
     ],
     "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "key",
+        "type": "address"
+      },
+      {
+        "internalType": "uint128",
+        "name": "cap",
+        "type": "uint128"
+      },
+      {
+        "internalType": "uint128",
+        "name": "channelCap",
+        "type": "uint128"
+      },
+      {
+        "internalType": "uint64",
+        "name": "expiresAt",
+        "type": "uint64"
+      },
+      {
+        "internalType": "bool",
+        "name": "anyModel",
+        "type": "bool"
+      },
+      {
+        "internalType": "bytes32[]",
+        "name": "models",
+        "type": "bytes32[]"
+      }
+    ],
+    "name": "authorize",
+    "outputs": [],
+    "stateMutability": "nonpayable",
     "type": "function"
   },
   {
@@ -425,6 +571,76 @@ export const escrowAbi = [
   },
   {
     "inputs": [],
+    "name": "depositsPaused",
+    "outputs": [
+      {
+        "internalType": "bool",
+        "name": "",
+        "type": "bool"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "provider",
+        "type": "address"
+      },
+      {
+        "internalType": "address",
+        "name": "publisher",
+        "type": "address"
+      },
+      {
+        "internalType": "uint16",
+        "name": "royaltyBps",
+        "type": "uint16"
+      }
+    ],
+    "name": "distribute",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "amount",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint16",
+        "name": "royaltyBps",
+        "type": "uint16"
+      }
+    ],
+    "name": "divide",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "toProvider",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "toPublisher",
+        "type": "uint256"
+      },
+      {
+        "internalType": "uint256",
+        "name": "toTreasury",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
     "name": "domainSeparator",
     "outputs": [
       {
@@ -469,125 +685,186 @@ export const escrowAbi = [
     "type": "function"
   },
   {
+    "inputs": [],
+    "name": "guardian",
+    "outputs": [
+      {
+        "internalType": "address",
+        "name": "",
+        "type": "address"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
     "inputs": [
       {
-        "components": [
-          {
-            "components": [
-              {
-                "internalType": "address",
-                "name": "buyer",
-                "type": "address"
-              },
-              {
-                "internalType": "address",
-                "name": "runner",
-                "type": "address"
-              },
-              {
-                "internalType": "bytes32",
-                "name": "model",
-                "type": "bytes32"
-              },
-              {
-                "internalType": "address",
-                "name": "publisher",
-                "type": "address"
-              },
-              {
-                "internalType": "uint128",
-                "name": "price",
-                "type": "uint128"
-              },
-              {
-                "internalType": "uint16",
-                "name": "royaltyBps",
-                "type": "uint16"
-              },
-              {
-                "internalType": "uint16",
-                "name": "feeBps",
-                "type": "uint16"
-              },
-              {
-                "internalType": "uint64",
-                "name": "expiresAt",
-                "type": "uint64"
-              },
-              {
-                "internalType": "bytes32",
-                "name": "salt",
-                "type": "bytes32"
-              }
-            ],
-            "internalType": "struct Terms",
-            "name": "terms",
-            "type": "tuple"
-          },
-          {
-            "components": [
-              {
-                "internalType": "uint64",
-                "name": "job",
-                "type": "uint64"
-              },
-              {
-                "internalType": "uint8",
-                "name": "status",
-                "type": "uint8"
-              },
-              {
-                "internalType": "uint128",
-                "name": "cumulative",
-                "type": "uint128"
-              },
-              {
-                "internalType": "uint64",
-                "name": "finishedAt",
-                "type": "uint64"
-              },
-              {
-                "internalType": "bytes32",
-                "name": "detail",
-                "type": "bytes32"
-              }
-            ],
-            "internalType": "struct Receipt",
-            "name": "receipt",
-            "type": "tuple"
-          },
-          {
-            "internalType": "uint128",
-            "name": "voucher",
-            "type": "uint128"
-          },
-          {
-            "internalType": "bytes",
-            "name": "voucherSignature",
-            "type": "bytes"
-          }
-        ],
-        "internalType": "struct Escrow.Claim",
-        "name": "claim",
-        "type": "tuple"
+        "internalType": "address",
+        "name": "buyer",
+        "type": "address"
       },
       {
         "internalType": "address",
-        "name": "signer",
+        "name": "key",
         "type": "address"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "model",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "bytes32",
+        "name": "channel",
+        "type": "bytes32"
+      },
+      {
+        "internalType": "uint64",
+        "name": "at",
+        "type": "uint64"
+      }
+    ],
+    "name": "mandateLeft",
+    "outputs": [
+      {
+        "internalType": "uint128",
+        "name": "",
+        "type": "uint128"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "buyer",
+        "type": "address"
+      },
+      {
+        "internalType": "address",
+        "name": "key",
+        "type": "address"
+      }
+    ],
+    "name": "mandates",
+    "outputs": [
+      {
+        "internalType": "uint128",
+        "name": "cap",
+        "type": "uint128"
+      },
+      {
+        "internalType": "uint128",
+        "name": "spent",
+        "type": "uint128"
+      },
+      {
+        "internalType": "uint128",
+        "name": "channelCap",
+        "type": "uint128"
+      },
+      {
+        "internalType": "uint64",
+        "name": "expiresAt",
+        "type": "uint64"
+      },
+      {
+        "internalType": "uint32",
+        "name": "version",
+        "type": "uint32"
+      },
+      {
+        "internalType": "bool",
+        "name": "anyModel",
+        "type": "bool"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bool",
+        "name": "paused",
+        "type": "bool"
+      }
+    ],
+    "name": "pauseDeposits",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "provider",
+        "type": "address"
+      },
+      {
+        "internalType": "address",
+        "name": "publisher",
+        "type": "address"
+      },
+      {
+        "internalType": "uint16",
+        "name": "royaltyBps",
+        "type": "uint16"
+      }
+    ],
+    "name": "potId",
+    "outputs": [
+      {
+        "internalType": "bytes32",
+        "name": "",
+        "type": "bytes32"
+      }
+    ],
+    "stateMutability": "pure",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes32",
+        "name": "pot",
+        "type": "bytes32"
+      }
+    ],
+    "name": "pots",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "bytes",
+        "name": "packed",
+        "type": "bytes"
       }
     ],
     "name": "preview",
     "outputs": [
       {
-        "internalType": "enum Escrow.Status",
-        "name": "status",
-        "type": "uint8"
+        "internalType": "enum Escrow.Status[]",
+        "name": "statuses",
+        "type": "uint8[]"
       },
       {
-        "internalType": "uint128",
-        "name": "amount",
-        "type": "uint128"
+        "internalType": "uint128[]",
+        "name": "amounts",
+        "type": "uint128[]"
       }
     ],
     "stateMutability": "view",
@@ -622,109 +899,21 @@ export const escrowAbi = [
   {
     "inputs": [
       {
-        "components": [
-          {
-            "components": [
-              {
-                "internalType": "address",
-                "name": "buyer",
-                "type": "address"
-              },
-              {
-                "internalType": "address",
-                "name": "runner",
-                "type": "address"
-              },
-              {
-                "internalType": "bytes32",
-                "name": "model",
-                "type": "bytes32"
-              },
-              {
-                "internalType": "address",
-                "name": "publisher",
-                "type": "address"
-              },
-              {
-                "internalType": "uint128",
-                "name": "price",
-                "type": "uint128"
-              },
-              {
-                "internalType": "uint16",
-                "name": "royaltyBps",
-                "type": "uint16"
-              },
-              {
-                "internalType": "uint16",
-                "name": "feeBps",
-                "type": "uint16"
-              },
-              {
-                "internalType": "uint64",
-                "name": "expiresAt",
-                "type": "uint64"
-              },
-              {
-                "internalType": "bytes32",
-                "name": "salt",
-                "type": "bytes32"
-              }
-            ],
-            "internalType": "struct Terms",
-            "name": "terms",
-            "type": "tuple"
-          },
-          {
-            "components": [
-              {
-                "internalType": "uint64",
-                "name": "job",
-                "type": "uint64"
-              },
-              {
-                "internalType": "uint8",
-                "name": "status",
-                "type": "uint8"
-              },
-              {
-                "internalType": "uint128",
-                "name": "cumulative",
-                "type": "uint128"
-              },
-              {
-                "internalType": "uint64",
-                "name": "finishedAt",
-                "type": "uint64"
-              },
-              {
-                "internalType": "bytes32",
-                "name": "detail",
-                "type": "bytes32"
-              }
-            ],
-            "internalType": "struct Receipt",
-            "name": "receipt",
-            "type": "tuple"
-          },
-          {
-            "internalType": "uint128",
-            "name": "voucher",
-            "type": "uint128"
-          },
-          {
-            "internalType": "bytes",
-            "name": "voucherSignature",
-            "type": "bytes"
-          }
-        ],
-        "internalType": "struct Escrow.Claim[]",
-        "name": "claims",
-        "type": "tuple[]"
-      },
+        "internalType": "address",
+        "name": "key",
+        "type": "address"
+      }
+    ],
+    "name": "revoke",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
       {
         "internalType": "bytes",
-        "name": "batchSignature",
+        "name": "packed",
         "type": "bytes"
       }
     ],
@@ -734,148 +923,6 @@ export const escrowAbi = [
         "internalType": "enum Escrow.Status[]",
         "name": "statuses",
         "type": "uint8[]"
-      }
-    ],
-    "stateMutability": "nonpayable",
-    "type": "function"
-  },
-  {
-    "inputs": [
-      {
-        "components": [
-          {
-            "components": [
-              {
-                "internalType": "address",
-                "name": "buyer",
-                "type": "address"
-              },
-              {
-                "internalType": "address",
-                "name": "runner",
-                "type": "address"
-              },
-              {
-                "internalType": "bytes32",
-                "name": "model",
-                "type": "bytes32"
-              },
-              {
-                "internalType": "address",
-                "name": "publisher",
-                "type": "address"
-              },
-              {
-                "internalType": "uint128",
-                "name": "price",
-                "type": "uint128"
-              },
-              {
-                "internalType": "uint16",
-                "name": "royaltyBps",
-                "type": "uint16"
-              },
-              {
-                "internalType": "uint16",
-                "name": "feeBps",
-                "type": "uint16"
-              },
-              {
-                "internalType": "uint64",
-                "name": "expiresAt",
-                "type": "uint64"
-              },
-              {
-                "internalType": "bytes32",
-                "name": "salt",
-                "type": "bytes32"
-              }
-            ],
-            "internalType": "struct Terms",
-            "name": "terms",
-            "type": "tuple"
-          },
-          {
-            "components": [
-              {
-                "internalType": "uint64",
-                "name": "job",
-                "type": "uint64"
-              },
-              {
-                "internalType": "uint8",
-                "name": "status",
-                "type": "uint8"
-              },
-              {
-                "internalType": "uint128",
-                "name": "cumulative",
-                "type": "uint128"
-              },
-              {
-                "internalType": "uint64",
-                "name": "finishedAt",
-                "type": "uint64"
-              },
-              {
-                "internalType": "bytes32",
-                "name": "detail",
-                "type": "bytes32"
-              }
-            ],
-            "internalType": "struct Receipt",
-            "name": "receipt",
-            "type": "tuple"
-          },
-          {
-            "internalType": "uint128",
-            "name": "voucher",
-            "type": "uint128"
-          },
-          {
-            "internalType": "bytes",
-            "name": "voucherSignature",
-            "type": "bytes"
-          }
-        ],
-        "internalType": "struct Escrow.Claim",
-        "name": "claim",
-        "type": "tuple"
-      },
-      {
-        "components": [
-          {
-            "internalType": "uint32",
-            "name": "index",
-            "type": "uint32"
-          },
-          {
-            "internalType": "uint32",
-            "name": "count",
-            "type": "uint32"
-          },
-          {
-            "internalType": "bytes32[]",
-            "name": "path",
-            "type": "bytes32[]"
-          }
-        ],
-        "internalType": "struct Proof",
-        "name": "proof",
-        "type": "tuple"
-      },
-      {
-        "internalType": "bytes",
-        "name": "batchSignature",
-        "type": "bytes"
-      }
-    ],
-    "name": "settleOne",
-    "outputs": [
-      {
-        "internalType": "enum Escrow.Status",
-        "name": "",
-        "type": "uint8"
       }
     ],
     "stateMutability": "nonpayable",

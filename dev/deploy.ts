@@ -78,7 +78,14 @@ export async function deployContracts({
     toHex(publicKey.slice(33)),
     keccak256(subject),
   ])
-  const escrow = await deploy('Escrow', [token, registry, treasury, feeBps, withdrawalDelaySeconds])
+  const escrow = await deploy('Escrow', [
+    token,
+    registry,
+    treasury,
+    wallet.account.address,
+    feeBps,
+    withdrawalDelaySeconds,
+  ])
   if (escrow.toLowerCase() !== escrowAddress.toLowerCase())
     throw new Error('The escrow is not where the registry expects it.')
   const verifierSet = await deploy('VerifierSet', [account.address, registry, verifiers.addresses, verifiers.threshold])

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { privateKeyToAccount } from 'viem/accounts'
 import { Assay, type Inference } from '../client/assay.ts'
-import { depositTokens } from '../client/escrow.ts'
+import { depositTokens, findPots } from '../client/escrow.ts'
 import { publishModel } from '../client/publish.ts'
 import { tryModel } from '../client/tryModel.ts'
 import { escrowAbi } from '../contracts/abi.ts'
@@ -56,18 +56,24 @@ export async function settleNow(
   return body
 }
 
-/** Reads what a party has earned and not withdrawn. */
-export function earningsOf(
+/** Reads what a party has earned and not withdrawn, its share of what is not divided yet included. */
+export async function earningsOf(
   { chain, contracts }: Pick<Marketplace, 'chain' | 'contracts'>,
-  party: Parameters<typeof developmentKey>[0],
+  party: 'provider' | 'publisher' | 'treasury',
 ): Promise<bigint> {
-  const { address } = privateKeyToAccount(developmentKey(party))
-  return chain.publicClient.readContract({
-    address: contracts.escrow,
-    abi: escrowAbi,
-    functionName: 'earnings',
-    args: [address],
-  })
+  const addressOf = (name: typeof party) => privateKeyToAccount(developmentKey(name)).address
+  const escrow = { address: contracts.escrow, abi: escrowAbi } as const
+  const { publicClient } = chain
+  const pots = await findPots({ publicClient, contracts, payee: null })
+  const shares = await Promise.all(
+    pots.map(async ({ provider, publisher, royaltyBps, amount }) => {
+      const parts = await publicClient.readContract({ ...escrow, functionName: 'divide', args: [amount, royaltyBps] })
+      const payees = [provider, publisher, addressOf('treasury')].map((payee) => payee.toLowerCase())
+      return parts.reduce((sum, part, at) => (payees[at] === addressOf(party).toLowerCase() ? sum + part : sum), 0n)
+    }),
+  )
+  const divided = await publicClient.readContract({ ...escrow, functionName: 'earnings', args: [addressOf(party)] })
+  return shares.reduce((sum, share) => sum + share, divided)
 }
 
 /** Sells one inference from listing to settlement, and gives the facts of it. Every figure is read back from where it counts: the chain, the verifier, the receipt. */

@@ -14,7 +14,10 @@ import {
 import { privateKeyToAccount } from 'viem/accounts'
 import { escrowAbi, runnerRegistryAbi } from '../contracts/abi.ts'
 import { concat, type Hex, toHex } from '../protocol/bytes.ts'
+import { packClaims, type SettlementClaim } from '../protocol/claims.ts'
 import type { CollateralOf } from '../protocol/evidence/index.ts'
+import { recoverAddress } from '../protocol/secp256k1.ts'
+import { voucherDigest } from '../protocol/voucher.ts'
 import type { JournalChannel, JournalEntry } from './journal.ts'
 import { claimForChain, postWhatIsMissing, quoteForChain } from './registrar.ts'
 import type { ChainReader } from './service.ts'
@@ -68,14 +71,17 @@ export type RunnerChain = ChainReader & {
     signature: Uint8Array
     now: number
   }): Promise<Hex>
-  /** Claims many channels with one signature over a batch of their latest receipts. */
+  /** Claims many channels with one signature over a batch of their latest receipts, in the order given. */
   settle(claims: Claimable[], signature: Uint8Array): Promise<{ hash: Hex; gasUsed: bigint }>
   /** Claims one channel with the proof its receipt already has, as anyone may. */
   settleOne(claim: Claimable): Promise<{ hash: Hex; gasUsed: bigint }>
   /** Tells what a claim would pay now; zero when the escrow would refuse it. */
-  preview(claim: Claimable, runner: Hex): Promise<bigint>
+  preview(claim: Claimable): Promise<bigint>
   signTypedSuccession(digest: Uint8Array): Promise<Uint8Array>
 }
+
+// A preview is of what a batch would pay once it is signed.
+const unsigned = new Uint8Array(65).fill(27, 64)
 
 /** Connects a runner to its chain with the provider's key, which pays gas and is paid. */
 export function connectChain({
@@ -118,12 +124,16 @@ export function connectChain({
     }
     return confirm(await wallet.sendTransaction({ ...write, to, data, gas: (estimate * 12n) / 10n }))
   }
-  const claimOf = ({ channel, entry }: Claimable) => ({
-    terms: channel.terms,
-    receipt: { ...entry.receipt, detail: toHex(entry.receipt.detail) },
-    voucher: channel.voucher?.cumulative ?? 0n,
-    voucherSignature: toHex(channel.voucher?.signature ?? new Uint8Array()),
-  })
+  const domain = { chainId, escrow: escrow.toLowerCase() as Hex }
+  const claimOf = ({ channel: { terms, voucher }, entry }: Claimable): SettlementClaim => {
+    const { cumulative, signature } = voucher ?? { cumulative: 0n, signature: new Uint8Array() }
+    const digest = voucherDigest(domain, { channel: toHex(entry.channel), cumulative })
+    const own = signature.length === 65 && recoverAddress(digest, signature) === terms.buyer
+    return { terms, receipt: entry.receipt, voucher: { cumulative, signature, kind: own ? 'key' : 'wallet' } }
+  }
+
+  const settlePacked = (packed: Uint8Array) =>
+    send(escrow, escrowAbi, encodeFunctionData({ abi: escrowAbi, functionName: 'settle', args: [toHex(packed)] }))
 
   return {
     provider: account.address.toLowerCase() as Address,
@@ -175,35 +185,21 @@ export function connectChain({
       )
       return hash
     },
-    async preview(claim, runner) {
-      const [, amount] = await publicClient.readContract({
+    async preview(claim) {
+      const packed = packClaims({ claims: [claimOf(claim)], signature: unsigned })
+      const [, [amount]] = await publicClient.readContract({
         address: escrow,
         abi: escrowAbi,
         functionName: 'preview',
-        args: [claimOf(claim), runner],
+        args: [toHex(packed)],
       })
-      return amount
+      return amount ?? 0n
     },
-    async settle(claims, signature) {
-      return send(
-        escrow,
-        escrowAbi,
-        encodeFunctionData({ abi: escrowAbi, functionName: 'settle', args: [claims.map(claimOf), toHex(signature)] }),
-      )
-    },
-    async settleOne(claim) {
-      const { proof, signature } = claim.entry
-      const onChain = { index: proof.index, count: proof.count, path: proof.path.map(toHex) }
-      return send(
-        escrow,
-        escrowAbi,
-        encodeFunctionData({
-          abi: escrowAbi,
-          functionName: 'settleOne',
-          args: [claimOf(claim), onChain, toHex(signature)],
-        }),
-      )
-    },
+    settle: (claims, signature) => settlePacked(packClaims({ claims: claims.map(claimOf), signature })),
+    settleOne: (claim) =>
+      settlePacked(
+        packClaims({ claims: [claimOf(claim)], signature: claim.entry.signature, proof: claim.entry.proof }),
+      ),
     async signTypedSuccession(digest) {
       const signature = await account.sign({ hash: toHex(concat(digest)) })
       return Uint8Array.from(Buffer.from(signature.slice(2), 'hex'))

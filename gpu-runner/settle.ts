@@ -1,5 +1,6 @@
 import { batchDigest } from '../protocol/batch.ts'
 import { type Hex, toHex } from '../protocol/bytes.ts'
+import { orderClaims } from '../protocol/claims.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import { merkleRoot } from '../protocol/merkle.ts'
 import { receiptLeaf } from '../protocol/receipt.ts'
@@ -11,7 +12,13 @@ import type { Journal } from './journal.ts'
 export type Settlement = { transactions: { hash: Hex; gasUsed: string }[]; channels: number; receipts: number }
 
 /** Most channels claimed in one transaction: 250 stay under the gas cap of a transaction (EIP-7825). */
-const channelsPerTransaction = 200
+const channelsPerTransaction = 250
+
+/** Puts claims of one listing together: they are packed, paid and recorded together. */
+function byListing(claims: readonly Claimable[]): Claimable[] {
+  const ordered = orderClaims(claims.map((claim) => ({ ...claim, terms: claim.channel.terms })))
+  return ordered.map(({ channel, entry }) => ({ channel, entry }))
+}
 
 /**
  * Claims what journalled channels are owed beyond what the chain has paid. Channels of the living key go together under one signature;
@@ -52,14 +59,15 @@ export async function settleJournal({
         entry.receipt.cumulative < channel.voucher.cumulative ? entry.receipt.cumulative : channel.voucher.cumulative
       if (claim <= (await chain.settledOf(toHex(id)))) continue
       // A claim the escrow would refuse only burns gas, so it waits until it would be paid.
-      if ((await chain.preview({ channel, entry }, runner)) > 0n) owed.push({ channel, entry })
+      if ((await chain.preview({ channel, entry })) > 0n) owed.push({ channel, entry })
     }
     if (runner !== signer.address) {
       for (const claim of owed) await done([claim], await chain.settleOne(claim))
       continue
     }
-    for (let from = 0; from < owed.length; from += channelsPerTransaction) {
-      const claims = owed.slice(from, from + channelsPerTransaction)
+    const ordered = byListing(owed)
+    for (let from = 0; from < ordered.length; from += channelsPerTransaction) {
+      const claims = ordered.slice(from, from + channelsPerTransaction)
       const root = merkleRoot(claims.map(({ entry }) => receiptLeaf(entry.receipt)))
       const signature = await signer.sign(batchDigest(domain, { root, count: claims.length }))
       await done(claims, await chain.settle(claims, signature))

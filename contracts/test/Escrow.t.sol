@@ -31,6 +31,7 @@ abstract contract EscrowSetup is Test {
     address internal constant PROVIDER = address(0x1001);
     address internal constant PUBLISHER = address(0x1002);
     address internal constant TREASURY = address(0x1003);
+    address internal constant GUARDIAN = address(0x1004);
 
     TestToken internal token;
     Escrow internal escrow;
@@ -40,7 +41,7 @@ abstract contract EscrowSetup is Test {
         vm.chainId(31337);
         vm.warp(1_800_000_000);
         token = new TestToken();
-        escrow = new Escrow(token, RunnerRegistry(address(new EveryoneAttested(PROVIDER))), TREASURY, feeBps, 1 days);
+        escrow = new Escrow(token, RunnerRegistry(address(new EveryoneAttested(PROVIDER))), TREASURY, GUARDIAN, feeBps, 1 days);
         token.approve(address(escrow), type(uint256).max);
     }
 
@@ -68,14 +69,37 @@ abstract contract EscrowSetup is Test {
         return abi.encodePacked(r, s, v);
     }
 
-    function settle(Terms memory terms, uint128 cumulative, uint128 voucher) internal returns (Escrow.Status) {
+    function signCompact(uint256 key, bytes32 digest) internal pure returns (bytes memory) {
+        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, digest);
+        return abi.encodePacked(r, bytes32(uint256(s) | uint256(v - 27) << 255));
+    }
+
+    function pack(Terms memory terms, uint128 cumulative, uint128 voucher, uint8 kind, uint256 signer)
+        internal
+        view
+        returns (bytes memory)
+    {
         bytes32 domain = escrow.domainSeparator();
         bytes32 channel = harness.channelOf(domain, terms);
         Receipt memory receipt = Receipt(1, 0, cumulative, uint64(block.timestamp), bytes32(0));
-        Escrow.Claim[] memory claims = new Escrow.Claim[](1);
-        claims[0] = Escrow.Claim(terms, receipt, voucher, sign(BUYER, Protocol.voucherDigest(domain, channel, voucher)));
-        bytes32 batch = Protocol.batchDigest(domain, harness.leaf(channel, receipt), 1);
-        return escrow.settle(claims, sign(RUNNER, batch))[0];
+        bytes memory batch = signCompact(RUNNER, Protocol.batchDigest(domain, harness.leaf(channel, receipt), 1));
+        bytes memory head = abi.encodePacked(
+            terms.runner, batch, uint16(1), uint8(1), uint8(0), terms.model, terms.publisher, terms.price, terms.royaltyBps, uint16(1)
+        );
+        bytes memory body = abi.encodePacked(
+            kind, terms.buyer, terms.expiresAt, terms.salt, receipt.job, receipt.status, cumulative, receipt.finishedAt, receipt.detail
+        );
+        return abi.encodePacked(
+            head, body, voucher, signCompact(signer, Protocol.voucherDigest(domain, channel, voucher))
+        );
+    }
+
+    function settle(Terms memory terms, uint128 cumulative, uint128 voucher) internal returns (Escrow.Status) {
+        return escrow.settle(pack(terms, cumulative, voucher, 0, BUYER))[0];
+    }
+
+    function distribute(uint16 royaltyBps) internal {
+        if (escrow.pots(escrow.potId(PROVIDER, PUBLISHER, royaltyBps)) > 0) escrow.distribute(PROVIDER, PUBLISHER, royaltyBps);
     }
 
     function balanceOfBuyer() internal view returns (uint128 balance) {
@@ -89,11 +113,12 @@ contract EscrowTest is EscrowSetup {
     {
         fee = uint16(bound(fee, 0, 1_000));
         royalty = uint16(bound(royalty, 0, 10_000 - fee));
-        uint256 funded = bound(deposit, 1, type(uint128).max);
+        uint256 funded = bound(deposit, 1, type(uint120).max);
         deploy(fee);
         fund(funded);
 
         settle(termsOf(royalty, bytes32(0)), cumulative, voucher);
+        distribute(royalty);
 
         uint256 owed = cumulative < voucher ? cumulative : voucher;
         uint256 paid = owed < funded ? owed : funded;
@@ -105,13 +130,13 @@ contract EscrowTest is EscrowSetup {
 
     function testFuzz_settle_neverPaysTwice(uint64 first, uint64 second) public {
         deploy(100);
-        fund(type(uint128).max);
+        fund(type(uint120).max);
         Terms memory terms = termsOf(1_000, bytes32(0));
         settle(terms, first, type(uint128).max);
         settle(terms, second, type(uint128).max);
         settle(terms, first, type(uint128).max);
         uint256 highest = first > second ? first : second;
-        assertEq(type(uint128).max - balanceOfBuyer(), highest);
+        assertEq(type(uint120).max - balanceOfBuyer(), highest);
     }
 }
 
@@ -154,6 +179,10 @@ contract EscrowHandler is EscrowSetup {
         escrow.withdraw();
     }
 
+    function distributeSome() external {
+        distribute(1_000);
+    }
+
     function withdrawEarnings(uint8 who) external {
         address payee = who % 3 == 0 ? PROVIDER : who % 3 == 1 ? PUBLISHER : TREASURY;
         if (escrow.earnings(payee) == 0) return;
@@ -162,7 +191,7 @@ contract EscrowHandler is EscrowSetup {
     }
 
     function books() external view returns (uint256) {
-        return balanceOfBuyer() + escrow.earnings(PROVIDER) + escrow.earnings(PUBLISHER) + escrow.earnings(TREASURY);
+        return balanceOfBuyer() + escrow.pots(escrow.potId(PROVIDER, PUBLISHER, 1_000)) + escrow.earnings(PROVIDER) + escrow.earnings(PUBLISHER) + escrow.earnings(TREASURY);
     }
 }
 

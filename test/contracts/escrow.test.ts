@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { attestedInferenceAbi, escrowAbi, testTokenAbi } from '../../contracts/abi.ts'
-import { toHex } from '../../protocol/bytes.ts'
+import { fromHex, toHex } from '../../protocol/bytes.ts'
+import { packClaims } from '../../protocol/claims.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { detailDigest } from '../../protocol/receipt.ts'
 import { openContracts, signerOf } from './setup.ts'
@@ -18,6 +19,7 @@ const status = {
   expired: 6,
   badTerms: 7,
   noFunds: 8,
+  mandateExceeded: 9,
 } as const
 
 describe('Escrow', () => {
@@ -40,7 +42,25 @@ describe('Escrow', () => {
   afterAll(async () => {
     await it?.chain.stop()
   })
-  const earned = (party: string) => it.read<bigint>('earnings', [signerOf(party).address])
+  const share = async (party: string, royaltyBps = 1_000) => {
+    const pot = await it.read<`0x${string}`>('potId', [
+      signerOf('provider').address,
+      signerOf('publisher').address,
+      royaltyBps,
+    ])
+    const parts = await it.read<readonly bigint[]>('divide', [await it.read<bigint>('pots', [pot]), royaltyBps])
+    return parts[['provider', 'publisher', 'treasury'].indexOf(party)] ?? 0n
+  }
+  /** What a party has earned, divided already or not. */
+  const earned = async (party: string) =>
+    (await it.read<bigint>('earnings', [signerOf(party).address])) + (await share(party))
+  const distribute = () =>
+    it.send('buyer', {
+      address: it.contracts.escrow,
+      abi: escrowAbi,
+      functionName: 'distribute',
+      args: [signerOf('provider').address, signerOf('publisher').address, 1_000],
+    })
   const deposit = async () =>
     (await it.read<readonly [bigint, bigint, bigint]>('accounts', [signerOf('buyer').address]))[0]
   const one = async (change: Parameters<Setup['claim']>[1], terms: Parameters<Setup['terms']>[1] = {}) =>
@@ -121,10 +141,15 @@ describe('Escrow', () => {
     expect((await it.settle(runner, [made])).statuses).toEqual([status.expired])
   })
 
-  test('refusal: terms with another fee', async () => {
+  test('refusal: terms with another fee have another channel, which nothing here signs', async () => {
     expect((await it.settle(runner, [await one({ cumulative: 100n, voucher: 100n }, { feeBps: 0 })])).statuses).toEqual(
-      [status.badTerms],
+      [status.badReceipt],
     )
+  })
+
+  test('refusal: a royalty that leaves nothing to take the fee from', async () => {
+    const made = await one({ cumulative: 100n, voucher: 100n }, { royaltyBps: 9_901 })
+    expect((await it.settle(runner, [made])).statuses).toEqual([status.badTerms])
   })
 
   test('refusal: a buyer without a deposit; behavior: one with too little pays what is there', async () => {
@@ -161,7 +186,7 @@ describe('Escrow', () => {
 
   test('refusal: a leaf changed after signing', async () => {
     const made = await one({ cumulative: 100n, voucher: 1_000n })
-    made.claim.receipt.cumulative = 1_000n
+    made.claim.receipt = { ...made.claim.receipt, cumulative: 1_000n }
     expect((await it.settle(runner, [made])).statuses).toEqual([status.badReceipt])
   })
 
@@ -172,19 +197,19 @@ describe('Escrow', () => {
       claims.map(({ leaf }) => leaf),
     )
     const call = (at: number, proof: number) => {
-      const { index, count, path } = proofs[proof]!
+      const packed = packClaims({ claims: [claims[at]!.claim], signature: fromHex(signature), proof: proofs[proof]! })
       return {
         address: it.contracts.escrow,
         abi: escrowAbi,
-        functionName: 'settleOne',
-        args: [claims[at]!.claim, { index, count, path: path.map(toHex) }, signature],
+        functionName: 'settle',
+        args: [toHex(packed)],
       } as const
     }
     const simulate = async (at: number, proof: number) =>
       (await it.publicClient.simulateContract({ ...call(at, proof), account: it.wallet('buyer').account } as never))
         .result
-    expect(await simulate(4, 3)).toBe(status.badReceipt)
-    expect(await simulate(4, 4)).toBe(status.settled)
+    expect(await simulate(4, 3)).toEqual([status.badReceipt])
+    expect(await simulate(4, 4)).toEqual([status.settled])
     await it.send('buyer', call(4, 4))
     expect(await earned('provider')).toBe(89n)
   })
@@ -220,6 +245,8 @@ describe('Escrow', () => {
       functionName: 'withdrawEarnings',
       args: [signerOf('provider').address],
     }
+    await expect(it.send('provider', call)).rejects.toThrow('NothingToWithdraw')
+    await distribute()
     await it.send('provider', call)
     const balance = await it.publicClient.readContract({
       address: it.contracts.token,
@@ -332,16 +359,15 @@ describe('Escrow', () => {
         functionName: 'verify',
         args: args as never,
       })
-    const { terms, receipt } = made.claim
+    const { terms } = made.claim
+    const receipt = made.onChain
     expect(await verify(terms, receipt, onChain, proof(0), signature)).toBe(made.channel)
     await expect(verify(terms, receipt, { ...onChain, price: 1n }, proof(0), signature)).rejects.toThrow(
       'DetailMismatch',
     )
     await expect(verify(terms, receipt, onChain, { ...proof(0), path: [] }, signature)).rejects.toThrow('NotInBatch')
     await expect(verify({ ...terms, price: 1n }, receipt, onChain, proof(0), signature)).rejects.toThrow('WrongSigner')
-    await expect(verify(failed.claim.terms, failed.claim.receipt, onChain, proof(1), signature)).rejects.toThrow(
-      'JobFailed',
-    )
+    await expect(verify(failed.claim.terms, failed.onChain, onChain, proof(1), signature)).rejects.toThrow('JobFailed')
     await it.policyCall('kill', [])
     await expect(verify(terms, receipt, onChain, proof(0), signature)).rejects.toThrow('RunnerNotAttested')
   })

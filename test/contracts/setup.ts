@@ -19,6 +19,7 @@ import {
 import { createDevelopmentTee, type TeeFault } from '../../gpu-runner/tee/development.ts'
 import { batchDigest } from '../../protocol/batch.ts'
 import { fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
+import { packClaims, type SettlementClaim } from '../../protocol/claims.ts'
 import { parseTdxQuote, tdxWorkload } from '../../protocol/evidence/quote.ts'
 import { encodeStatement, reportDataOf, type Statement } from '../../protocol/evidence/statement.ts'
 import { parseCertificate, parsePem } from '../../protocol/evidence/x509.ts'
@@ -192,12 +193,14 @@ export async function openContracts(chainId?: number) {
       receipt: change = {},
       voucherSigner = signerOf('buyer'),
       inDomain = domain,
+      kind = 'key',
     }: {
       cumulative: bigint
       voucher: bigint
       receipt?: Partial<Receipt>
       voucherSigner?: Signer
       inDomain?: typeof domain
+      kind?: SettlementClaim['voucher']['kind']
     },
   ) => {
     const channel = channelOf(inDomain, of)
@@ -216,7 +219,13 @@ export async function openContracts(chainId?: number) {
       leaf: receiptLeaf(receipt),
       channel,
       receipt,
-      claim: { terms: of, receipt: { ...onChain, detail: toHex(receipt.detail) }, voucher, voucherSignature },
+      claim: {
+        terms: of,
+        receipt,
+        voucher: { cumulative: voucher, signature: fromHex(voucherSignature, 65), kind },
+      } as SettlementClaim,
+      /** The same receipt as the third-party contract takes it. */
+      onChain: { ...onChain, detail: toHex(receipt.detail) },
     }
   }
   type Made = Awaited<ReturnType<typeof claim>>
@@ -237,7 +246,7 @@ export async function openContracts(chainId?: number) {
       address: contracts.escrow,
       abi: escrowAbi,
       functionName: 'settle',
-      args: [made.map((each) => each.claim), signature],
+      args: [toHex(packClaims({ claims: made.map((each) => each.claim), signature: fromHex(signature, 65) }))],
     } as const
     const { result } = await publicClient.simulateContract({ ...call, account: wallet('provider').account } as never)
     const receipt = await send('provider', call)

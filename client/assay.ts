@@ -136,6 +136,8 @@ type Sealed = { job: bigint; salt: Uint8Array; input: Uint8Array; body: Uint8Arr
 
 const channelSeconds = 86_400n
 const defaultDeadlineMs = 30_000
+/** How long past its deadline a job's answer is still waited for. */
+const silenceMs = 2_000
 /** Most runners and channels tried for one job, however long its deadline. */
 const maxPlacements = 40
 /** Codes after which the same bytes may be sent again: the job number makes it safe. */
@@ -529,9 +531,10 @@ export class Assay {
     for (let attempt = 0; ; attempt++) {
       const frame = await this.#frame(channel, sealed, until - now(), !channel.opened || attempt > 0)
       try {
-        const decoded = decodeFrame(
-          await this.edge.bytes(`/v1/runners/${channel.runner.signer}/jobs`, { method: 'POST', body: frame, headers }),
-        )
+        const path = `/v1/runners/${channel.runner.signer}/jobs`
+        // The edge ends a job at its deadline; a connection that stays silent beyond it is dead.
+        const timeoutMs = Math.max(0, until - now()) + silenceMs
+        const decoded = decodeFrame(await this.edge.bytes(path, { method: 'POST', body: frame, headers, timeoutMs }))
         if (decoded.type !== 'jobAnswer')
           throw new VerificationError('answer_form', 'The edge answered with something that is not a job answer.')
         return decoded

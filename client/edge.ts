@@ -7,7 +7,7 @@ export type Edge = {
   json<T>(path: string, init?: { method?: string; body?: unknown; headers?: Record<string, string> }): Promise<T>
   bytes(
     path: string,
-    init?: { method?: string; body?: Uint8Array; headers?: Record<string, string> },
+    init?: { method?: string; body?: Uint8Array; headers?: Record<string, string>; timeoutMs?: number },
   ): Promise<Uint8Array>
 }
 
@@ -82,13 +82,16 @@ const octets = 'application/octet-stream'
 /** Connects to an edge by its URL. */
 export function connectEdge(url: string, fetchImplementation: typeof fetch = fetch): Edge {
   const base = url.replace(/\/$/, '')
-  const request = async (path: string, init: RequestInit): Promise<Response> => {
-    let response: Response
+  /** Turns what the network does to a request, or to the body of its answer, into an error one can act on. */
+  const reached = async <T>(work: Promise<T>): Promise<T> => {
     try {
-      response = await fetchImplementation(`${base}${path}`, init)
+      return await work
     } catch (cause) {
       throw new EdgeError('network', 0, `The edge at ${base} cannot be reached.`, 'Is it up?', { cause: String(cause) })
     }
+  }
+  const request = async (path: string, init: RequestInit): Promise<Response> => {
+    const response = await reached(fetchImplementation(`${base}${path}`, init))
     if (response.ok) return response
     const problem = (await response.json().catch(() => ({}))) as Record<string, unknown>
     const { code = 'network', detail = `The edge answered ${response.status}.`, hint, ...rest } = problem
@@ -116,14 +119,22 @@ export function connectEdge(url: string, fetchImplementation: typeof fetch = fet
           : body instanceof Uint8Array
             ? { headers: { ...headers, 'content-type': octets }, body: body as Uint8Array<ArrayBuffer> }
             : { headers: { ...headers, 'content-type': 'application/json' }, body: JSON.stringify(body) }
-      return (await (await request(path, { method, headers, ...content })).json()) as T
+      const response = await request(path, { method, headers, ...content })
+      return (await reached(response.json())) as T
     },
-    async bytes(path, { method = 'GET', body, headers = {} } = {}) {
+    async bytes(path, { method = 'GET', body, headers = {}, timeoutMs } = {}) {
+      const signal = timeoutMs === undefined ? {} : { signal: AbortSignal.timeout(timeoutMs) }
       const init: RequestInit =
         body === undefined
-          ? { method, headers }
-          : { method, headers: { ...headers, 'content-type': octets }, body: body as Uint8Array<ArrayBuffer> }
-      return new Uint8Array(await (await request(path, init)).arrayBuffer())
+          ? { method, headers, ...signal }
+          : {
+              method,
+              headers: { ...headers, 'content-type': octets },
+              body: body as Uint8Array<ArrayBuffer>,
+              ...signal,
+            }
+      const response = await request(path, init)
+      return new Uint8Array(await reached(response.arrayBuffer()))
     },
   }
 }

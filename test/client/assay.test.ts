@@ -377,6 +377,24 @@ describe('Assay.infer', () => {
     },
   )
 
+  test('behavior: an answer cut off in its middle is asked for again', async () => {
+    const { buy, digest, requests } = await world({
+      respond: (attempt) =>
+        attempt === 1
+          ? new Response(
+              new ReadableStream({
+                pull(controller) {
+                  controller.enqueue(new Uint8Array(10))
+                  controller.error(new TypeError('terminated'))
+                },
+              }),
+            )
+          : undefined,
+    })
+    await buy.infer(digest, [input])
+    expect(requests.map(({ job }) => job)).toEqual([1n, 1n])
+  })
+
   test('behavior: a lost job is asked again on a new channel', async () => {
     const { buy, digest, requests } = await world({
       respond: (attempt) => (attempt === 1 ? problem('job_lost', 410) : undefined),

@@ -22,6 +22,8 @@ const random = (bytes: number) => crypto.getRandomValues(new Uint8Array(bytes))
 const after = (ms: number, run: () => void) => void setTimeout(run, ms)
 const now = () => Date.now()
 const pause = () => new Promise<void>((resolve) => setTimeout(resolve, 0))
+/** Longest a job is waited for before its place is told, in milliseconds. */
+const maxWaitMs = 60_000
 /** Longest a write to the database may take, in milliseconds, before the object's own disk takes it. */
 const databaseMs = 10_000
 
@@ -152,7 +154,10 @@ export class Mailbox extends DurableObject {
       const hook = request.headers.get('assay-webhook-url')
       const local = this.#settings.LOCAL_WEBHOOKS === 'yes'
       const target = hook ? webhookTarget(hook, request.headers.get('assay-webhook-secret'), { local, random }) : null
-      const { view, secret } = this.#jobs.submit(runner, new Uint8Array(await request.arrayBuffer()), target)
+      const submitted = this.#jobs.submit(runner, new Uint8Array(await request.arrayBuffer()), target)
+      const { secret } = submitted
+      const waitMs = Math.min(maxWaitMs, Number(request.headers.get('assay-wait') ?? 0) * 1_000)
+      const view = await this.#jobs.settled(runner, submitted.view.id, waitMs)
       return Response.json(
         { ...view, ...(secret ? { webhookSecret: secret } : {}) },
         {

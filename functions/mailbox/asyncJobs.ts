@@ -129,6 +129,35 @@ export class AsyncJobs {
     return { view: viewOf(runner, store.find(id)!), secret: webhook?.secret ?? null }
   }
 
+  /** Waits until a job has ended, at most so long, and gives it as it then is. Throws `not_found`. */
+  async settled(runner: Hex, id: string, waitMs: number): Promise<JobView> {
+    const first = this.view(runner, id)
+    if (waitMs <= 0 || isFinal(first.state)) return first
+    const watchers = this.#watchersOf(id)
+    await new Promise<void>((resolve) => {
+      const tell = (view: JobView | null) => {
+        if (view && !isFinal(view.state)) return
+        this.#unwatch(id, tell)
+        resolve()
+      }
+      watchers.add(tell)
+      this.#deps.after(waitMs, () => tell(null))
+    })
+    return this.view(runner, id)
+  }
+
+  #watchersOf(id: string): Set<(view: JobView) => void> {
+    const watchers = this.#watchers.get(id) ?? new Set()
+    this.#watchers.set(id, watchers)
+    return watchers
+  }
+
+  #unwatch(id: string, tell: (view: JobView) => void): void {
+    const watchers = this.#watchers.get(id)
+    watchers?.delete(tell)
+    if (watchers?.size === 0) this.#watchers.delete(id)
+  }
+
   /** Gives a job. Throws `not_found`. */
   view(runner: Hex, id: string): JobView {
     return viewOf(runner, this.#row(id))
@@ -177,13 +206,11 @@ export class AsyncJobs {
   /** Streams a job's states as server-sent events, from the present one to its last. */
   events(runner: Hex, id: string): ReadableStream<Uint8Array> {
     const encoder = new TextEncoder()
-    const watchers = this.#watchers.get(id) ?? new Set()
     const first = this.view(runner, id)
     let tell: ((view: JobView) => void) | undefined
     let sent = 0
     const stop = () => {
-      if (tell) watchers.delete(tell)
-      if (watchers.size === 0) this.#watchers.delete(id)
+      if (tell) this.#unwatch(id, tell)
       tell = undefined
     }
     return new ReadableStream({
@@ -200,8 +227,7 @@ export class AsyncJobs {
           stop()
           controller.close()
         }
-        this.#watchers.set(id, watchers)
-        watchers.add(tell)
+        this.#watchersOf(id).add(tell)
         tell(first)
         this.#deps.after(heartbeatMs, beat)
       },

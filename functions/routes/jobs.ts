@@ -13,7 +13,10 @@ const octetStream = 'application/octet-stream'
 const JobId = z.string().regex(/^[0-9a-f]{32}$/)
 const octets = { required: true, content: { [octetStream]: { schema: z.string() } } }
 const headers = z.object({
-  prefer: z.string().optional().openapi({ description: '`respond-async`: answer 202 at once (RFC 7240).' }),
+  prefer: z
+    .string()
+    .optional()
+    .openapi({ description: '`respond-async[, wait=seconds]`: answer 202, after waiting at most so long (RFC 7240).' }),
   'assay-match': z
     .string()
     .optional()
@@ -22,9 +25,16 @@ const headers = z.object({
   'assay-webhook-secret': z.string().optional().openapi({ description: 'What webhooks are signed with: whsec_…' }),
 })
 
-/** Tells whether a Prefer header asks not to wait on the line (RFC 7240 section 4.1). */
-const prefersAsync = (header: string) =>
-  header.split(',').some((each) => each.split(';')[0]!.trim().toLowerCase() === 'respond-async')
+const waiting = { respondAsync: false, waitSeconds: 0 }
+
+/** Reads a Prefer header (RFC 7240 sections 4.1 and 4.3): whether not to wait on the line, and how many seconds to wait before. */
+function preferencesOf(header: string): { respondAsync: boolean; waitSeconds: number } {
+  const preferences = header.split(',').map((each) => each.split(';')[0]!.trim().toLowerCase())
+  const wait = preferences
+    .map((each) => /^wait\s*=\s*"?(\d{1,4})"?$/.exec(each)?.[1])
+    .find((each) => each !== undefined)
+  return { respondAsync: preferences.includes('respond-async'), waitSeconds: Number(wait ?? 0) }
+}
 
 /** Answers a posted job: the way of every inference. It stands before the app's middleware, and what it needs of it is done here by hand, since each layer costs more than all of this. */
 export function postJob(context: Context) {
@@ -38,8 +48,9 @@ export function postJob(context: Context) {
     const body = await readBody(request, maxJobBytes)
     const stub = mailbox.get(mailbox.idFromName(signer))
     const prefer = request.headers.get('prefer')
-    if (prefer !== null && prefersAsync(prefer)) {
-      const headers = new Headers({ 'x-request-id': requestId })
+    const { respondAsync, waitSeconds } = prefer === null ? waiting : preferencesOf(prefer)
+    if (respondAsync) {
+      const headers = new Headers({ 'x-request-id': requestId, 'assay-wait': String(waitSeconds) })
       for (const name of ['assay-webhook-url', 'assay-webhook-secret']) {
         const value = request.headers.get(name)
         if (value !== null) headers.set(name, value)

@@ -135,7 +135,7 @@ describe('matches', () => {
         3,
     )
     const counts = new Map<string, number>()
-    for (let i = 0; i < 40; i++) {
+    for (let i = 0; i < 150; i++) {
       const { runner } = (await post('/v1/matches', { model: spread })).body as { runner: { signer: string } }
       counts.set(runner.signer, (counts.get(runner.signer) ?? 0) + 1)
     }

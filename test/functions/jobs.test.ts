@@ -60,7 +60,7 @@ async function setup(name: string, handle?: (requests: JobRequest[], fake: FakeR
   const submit = async (job: bigint, { body = 'x', deadlineMs = 30_000, headers = {} } = {}) => {
     const response = await fetch(`${edge.url}/v1/runners/${runner}/jobs`, {
       method: 'POST',
-      headers: { prefer: 'wait=1, respond-async', ...headers },
+      headers: { prefer: 'respond-async', ...headers },
       body: jobFrame(job, utf8(body), { channel, deadlineMs }),
     })
     return {
@@ -98,6 +98,22 @@ describe('asynchronous jobs', () => {
     expect((await call(`${view.links.self.slice(0, -2)}00`)).status).toBe(404)
     await fake.close()
   })
+
+  test('behavior: with a wait the 202 comes when the job has ended, or when the wait is over', async () => {
+    const { open, submit } = await setup('waited', async (requests, fake) => {
+      await new Promise((resolve) => setTimeout(resolve, 300))
+      await honest(keyOf('waited'), domain)(requests, fake)
+    })
+    const headers = { prefer: 'handling=lenient, respond-async; x, wait=1' }
+    const started = Date.now()
+    const absent = await submit(1n, { headers })
+    expect([absent.status, absent.view.state]).toEqual([202, 'queued'])
+    expect(Date.now() - started).toBeGreaterThanOrEqual(950)
+    const fake = await open()
+    expect(await submit(2n, { headers })).toMatchObject({ status: 202, view: { state: 'done' } })
+    expect((await submit(3n)).view.state).not.toBe('done')
+    await fake.close()
+  }, 20_000)
 
   test('behavior: a job waits for its runner, and survives a restart of the edge; large frames too', async () => {
     const { open, submit, call, reach } = await setup('late')

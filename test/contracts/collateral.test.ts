@@ -119,6 +119,13 @@ describe('what is posted on chain', () => {
     await expect(it.call(crlCall(now.collateral.pckCrl, now.platformCa, 'all'))).rejects.toThrow('CrlOlderThanPosted')
   })
 
+  test('refusal: a list that has lapsed, and one before its day', async () => {
+    for (const when of [start - 40 * day, start + day]) {
+      const { pckCrl } = at(when).collateral
+      await expect(it.call(crlCall(pckCrl, now.platformCa, 'all'))).rejects.toThrow('CrlNotCurrent')
+    }
+  })
+
   test('refusal: an offset at which no entry begins', async () => {
     const { pckCrl } = at(start, ['revoked_leaf']).collateral
     const [entry] = crlEntries(pckCrl)

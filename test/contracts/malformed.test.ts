@@ -106,6 +106,17 @@ describe('signed, and still refused', () => {
     await expect(it.call(call)).rejects.toThrow(error)
   })
 
+  test('refusal: a machine whose certificate the root itself signed', async () => {
+    const signer = parseCertificate(parsePem(collateral.tcbInfoChain)[0]!)
+    const tbs = replaced(
+      signer.tbs,
+      ascii('Assay Development SGX TCB Signing'),
+      ascii('Assay DevelopmSGX PCK Certificate'),
+    )
+    const call = issuerCall({ ...signer, tbs, signature: sign('root', tbs) as Uint8Array<ArrayBuffer> })
+    await expect(it.call(call)).rejects.toThrow('CertificateRole')
+  })
+
   const lists: [string, string, string, string][] = [
     ['of another version', '020101300a', '020100300a', 'MalformedCrl'],
     ['without a number', '0603551d14', '0603551d15', 'MalformedCrl'],

@@ -89,7 +89,6 @@ export class Mailbox extends DurableObject {
       insert: (rows) => withTimeout(insertReceipts(this.#database, rows), databaseMs),
       refused: () => this.#socket?.close(4003, 'a receipt that does not verify'),
       pause,
-      now,
     })
     this.#jobs = new AsyncJobs({
       relay: this.#relay,

@@ -24,7 +24,6 @@ export type ReceiptLogDeps = {
   refused: (runner: Hex) => void
   /** Lets jobs pass between two signatures, which take a millisecond each. */
   pause: () => Promise<void>
-  now: () => number
 }
 
 /** Keeps the history of receipts: verifies each, writes them behind the answers, and holds them on the object's disk while the database is away. */

@@ -57,9 +57,6 @@ type Job = {
   reject: (error: AssayError) => void
 }
 
-/** Counts what a relay has done since it started. */
-export type RelayCounts = { jobs: number; messages: number; answers: number; replayed: number }
-
 const jobError = (code: ConstructorParameters<typeof AssayError>[0], detail: string, accepted: boolean, hint: string) =>
   new AssayError(code, detail, { hint, extra: { accepted } })
 const retryHint = 'Retry the same job number with the same body: it is charged once at most.'
@@ -81,12 +78,11 @@ export class Relay {
   #ready = false
   #lostAt = Number.NEGATIVE_INFINITY
   #unanswered = 0
-  #flushing = false
+  readonly #flushing = new Set<number>()
   #sweeping = false
   #queued = 0
   #capacity = 1_024
   #credit = 1_024
-  readonly counts: RelayCounts = { jobs: 0, messages: 0, answers: 0, replayed: 0 }
 
   constructor(deps: RelayDeps) {
     this.#deps = deps
@@ -168,10 +164,7 @@ export class Relay {
     }
     const known = this.#answers.find(key, request.body)
     if (known === 'other') throw conflict()
-    if (known) {
-      this.counts.replayed++
-      return Promise.resolve(known)
-    }
+    if (known) return Promise.resolve(known)
     this.#admit(bytes)
     return this.#enqueue(key, request, bytes, options)
   }
@@ -200,7 +193,6 @@ export class Relay {
     this.#byKey.set(key, job)
     this.#heldBytes += bytes.length
     this.#queue.push(job)
-    this.counts.jobs++
     if (this.#unanswered < maxUnanswered || this.#queue.length >= fullBatch) this.#flushSoon(0)
     else this.#flushSoon(gatherMs)
     this.#sweepSoon()
@@ -221,12 +213,12 @@ export class Relay {
     return true
   }
 
-  // Jobs that arrive in one turn leave in one message.
-  #flushSoon(ms: number): void {
-    if (ms === 0 && this.#flushing) return
-    if (ms === 0) this.#flushing = true
+  /** Sends what waits: in a moment, so that jobs of one turn leave in one message, or after gathering a little. */
+  #flushSoon(ms: typeof gatherMs | 0): void {
+    if (this.#flushing.has(ms)) return
+    this.#flushing.add(ms)
     this.#deps.after(ms, () => {
-      if (ms === 0) this.#flushing = false
+      this.#flushing.delete(ms)
       this.#flush()
     })
   }
@@ -249,7 +241,6 @@ export class Relay {
       }
       this.#queue.splice(0, batch.length)
       this.#unanswered++
-      this.counts.messages++
       this.#deps.send(joinFrames(batch))
     }
   }
@@ -271,7 +262,6 @@ export class Relay {
       if (`${toHex(channel)}:${number}` !== job.key) throw new AssayError('bad_frame', 'An answer to another job.')
       setTicket(frame, 0)
       this.#answers.put(job.key, job.request.body, frame)
-      this.counts.answers++
       this.#deps.answered(decoded, job.request)
     } else setTicket(frame, 0)
     this.#forget(job)

@@ -60,10 +60,13 @@ export class Mailbox extends DurableObject {
   readonly #settings: Settings
   readonly #database: Database
   readonly #relay: Relay
+  readonly #store: JobStore
   readonly #jobs: AsyncJobs
   readonly #receipts: ReceiptLog
   /** Who this mailbox belongs to; every request and socket says it. */
   #runner: Hex | null = null
+  /** Whether its runner has ever connected: before, strangers who ask for any address must not make it store anything. */
+  #known: boolean
 
   constructor(state: DurableObjectState, bindings: Record<string, unknown>) {
     super(state, bindings)
@@ -90,9 +93,10 @@ export class Mailbox extends DurableObject {
       refused: () => this.#socket?.close(4003, 'a receipt that does not verify'),
       pause,
     })
+    this.#store = new JobStore(sql)
     this.#jobs = new AsyncJobs({
       relay: this.#relay,
-      store: new JobStore(sql),
+      store: this.#store,
       fetch: (url, init) => fetch(url, init),
       now,
       after,
@@ -100,12 +104,19 @@ export class Mailbox extends DurableObject {
       changed: () => this.#schedule(),
     })
     state.setWebSocketAutoResponse(new runtime.WebSocketRequestResponsePair('ping', 'pong'))
+    this.#known = state.storage.kv.get('runner') !== undefined
+    if (this.#known) this.#prepare()
     const socket = this.#socket
     if (!socket) return
     const { runner, terms } = attachmentOf(socket)
     this.#runner = runner
     if (terms) this.#relay.resumed(terms)
     else this.#relay.opened()
+  }
+
+  #prepare(): void {
+    this.#receipts.prepare()
+    this.#store.prepare()
   }
 
   /** Relays one job and waits for what becomes of it; called by the Worker. */
@@ -148,8 +159,11 @@ export class Mailbox extends DurableObject {
   async #asyncJob(request: Request, url: URL, requestId: string): Promise<Response> {
     const runner = this.#runner!
     const [, , id, what] = url.pathname.split('/') as [string, string, string | undefined, string | undefined]
+    if (!this.#known)
+      throw id === undefined
+        ? new AssayError('runner_unreachable', 'The runner has never connected.', { extra: { accepted: false } })
+        : new AssayError('not_found', 'There is no such job.')
     if (id === undefined) {
-      this.#state.storage.kv.put('runner', runner)
       const hook = request.headers.get('assay-webhook-url')
       const local = this.#settings.LOCAL_WEBHOOKS === 'yes'
       const target = hook ? webhookTarget(hook, request.headers.get('assay-webhook-secret'), { local, random }) : null
@@ -206,6 +220,8 @@ export class Mailbox extends DurableObject {
     this.#state.acceptWebSocket(server)
     server.serializeAttachment({ runner, replaced: false, terms: null } satisfies Attachment)
     this.#state.storage.kv.put('runner', runner)
+    this.#known = true
+    this.#prepare()
     this.#relay.opened()
     return new Response(null, { status: 101, webSocket: client } as ResponseInit)
   }

@@ -42,7 +42,11 @@ export class JobStore {
 
   constructor(sql: SqlStorage) {
     this.#sql = sql
-    sql.exec(`CREATE TABLE IF NOT EXISTS jobs (
+  }
+
+  /** Makes the tables it needs. */
+  prepare(): void {
+    this.#sql.exec(`CREATE TABLE IF NOT EXISTS jobs (
       id TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, state TEXT NOT NULL, created_at INTEGER NOT NULL, deadline INTEGER NOT NULL,
       finished_at INTEGER, next_try INTEGER, problem TEXT, webhook_url TEXT, webhook_secret TEXT, webhook_state TEXT NOT NULL,
       webhook_tries INTEGER NOT NULL DEFAULT 0, webhook_next INTEGER, webhook_status INTEGER);

@@ -36,7 +36,11 @@ export class ReceiptLog {
 
   constructor(deps: ReceiptLogDeps) {
     this.#deps = deps
-    deps.sql.exec('CREATE TABLE IF NOT EXISTS unwritten (id INTEGER PRIMARY KEY, row TEXT NOT NULL)')
+  }
+
+  /** Makes the table it needs. */
+  prepare(): void {
+    this.#deps.sql.exec('CREATE TABLE IF NOT EXISTS unwritten (id INTEGER PRIMARY KEY, row TEXT NOT NULL)')
   }
 
   /** Takes an answer's receipt; the work has to be kept alive by the caller. Gives null when work is already under way. */

@@ -105,6 +105,7 @@ describe('asynchronous jobs', () => {
       await honest(keyOf('waited'), domain)(requests, fake)
     })
     const headers = { prefer: 'handling=lenient, respond-async; x, wait=1' }
+    await (await open()).close()
     const started = Date.now()
     const absent = await submit(1n, { headers })
     expect([absent.status, absent.view.state]).toEqual([202, 'queued'])
@@ -117,6 +118,7 @@ describe('asynchronous jobs', () => {
 
   test('behavior: a job waits for its runner, and survives a restart of the edge; large frames too', async () => {
     const { open, submit, call, reach } = await setup('late')
+    await (await open()).close()
     const body = 'y'.repeat(2_500_000)
     const { view } = await submit(1n, { body })
     expect((await call(view.links.self)).body.state).toBe('queued')
@@ -151,18 +153,26 @@ describe('asynchronous jobs', () => {
   })
 
   test('refusal: a deadline ends a job', async () => {
-    const { submit, reach } = await setup('absent')
+    const { open, submit, reach } = await setup('absent')
+    await (await open()).close()
     const { view } = await submit(1n, { deadlineMs: 800 })
     expect(await reach(view.links.self, 'expired')).toMatchObject({ problem: { code: 'deadline' } })
   })
 
-  test('refusal: a deadline ends a job whose runner never came, though the edge was restarted and nobody asked', async () => {
-    const { submit, call } = await setup('never')
+  test('refusal: a deadline ends a job whose runner does not come back, though the edge was restarted and nobody asked', async () => {
+    const { open, submit, call } = await setup('gone for good')
+    await (await open()).close()
     const { view } = await submit(1n, { deadlineMs: 2_500 })
     await edge.restart()
     await new Promise((resolve) => setTimeout(resolve, 3_500))
     expect((await call(view.links.self)).body).toMatchObject({ state: 'expired' })
   }, 20_000)
+
+  test('attack: a stranger cannot make a mailbox store jobs for a runner that never connected', async () => {
+    const { submit, call, runner } = await setup('never')
+    expect(await submit(1n)).toMatchObject({ status: 503, view: { code: 'runner_unreachable', accepted: false } })
+    expect((await call(`/v1/runners/${runner}/jobs/${'0'.repeat(32)}`)).status).toBe(404)
+  })
 
   test('behavior: cancels what the runner does not have, and refuses for what it has or has ended', async () => {
     const { open, submit, call, reach, by } = await setup('cancelled', () => {})
@@ -182,6 +192,7 @@ describe('asynchronous jobs', () => {
 
   test('behavior: events tell each state and end with the last', async () => {
     const { open, submit } = await setup('streamed')
+    await (await open()).close()
     const { view } = await submit(1n)
     const stream = await fetch(`${edge.url}${view.links.events}`)
     expect(stream.headers.get('content-type')).toBe('text/event-stream')

@@ -34,6 +34,7 @@ export async function openRecorded({
   rootDer: Uint8Array
   reportData: Hex
 }) {
+  const { abi, bytecode } = buildContracts(undefined, ['test/contracts/RecordedQuotes.sol']).RecordedQuotes!
   // The chain's clock runs while collateral is posted, and quotes are judged at `now` or seconds after.
   const chain = await startChain({ genesisTime: now })
   const { publicClient, testClient, rpcUrl } = chain
@@ -41,7 +42,6 @@ export async function openRecorded({
   const { account } = wallet
   await testClient.setBalance({ address: account.address, value: 10n ** 20n })
   const root = parseCertificate(rootDer)
-  const { abi, bytecode } = buildContracts(undefined, ['test/contracts/RecordedQuotes.sol']).RecordedQuotes!
   const escrow = toHex(new Uint8Array(20).fill(0xe5)) as Address
   const args = [
     account.address,

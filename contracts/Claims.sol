@@ -53,6 +53,8 @@ library Claims {
         uint64 finishedAt;
         uint128 cumulative;
         uint128 voucher;
+        /// What the channel had been paid before this claim.
+        uint128 settled;
         bytes32 channel;
         uint256 signature;
         uint256 signatureLength;
@@ -220,7 +222,7 @@ library Claims {
     }
 
     /// @dev Computes the root a proof leads to (RFC 9162 section 2.1.3.2); zero when the proof has the wrong length.
-    function rootOf(bytes32 hash, uint256 proof) private pure returns (bytes32) {
+    function rootOf(bytes32 hash, uint256 proof) private view returns (bytes32) {
         uint256 position = read(proof, 4);
         uint256 size = read(proof + 4, 4);
         uint256 length = read(proof + 8, 1);

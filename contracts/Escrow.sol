@@ -80,7 +80,7 @@ contract Escrow {
 
     mapping(address buyer => Account) private accountOf;
     mapping(address payee => uint256) public earnings;
-    mapping(bytes32 channel => uint128) public settled;
+    mapping(bytes32 channel => uint256) private settledOf;
     /// @notice What settlements have paid and nobody has divided yet, by `potId`.
     mapping(bytes32 pot => uint256) public pots;
     mapping(address buyer => mapping(address key => Mandate)) public mandates;
@@ -224,6 +224,11 @@ contract Escrow {
         token.safeTransfer(to, amount);
     }
 
+    /// @notice Shows what a channel has been paid in all.
+    function settled(bytes32 channel) external view returns (uint128) {
+        return uint128(settledOf[channel]);
+    }
+
     /// @notice Names the pot that a provider and a publisher share at one royalty.
     function potId(address provider, address publisher, uint16 royaltyBps) public pure returns (bytes32) {
         return keccak256(abi.encode(provider, publisher, royaltyBps));
@@ -290,7 +295,7 @@ contract Escrow {
         if (mandate.expiresAt < at || mandate.spent >= mandate.cap) return 0;
         if (!mandate.anyModel && !modelGranted[grantId(buyer, key, mandate.version, model)]) return 0;
         uint128 total = mandate.cap - mandate.spent;
-        uint128 before = settled[channel];
+        uint128 before = uint128(settledOf[channel]);
         uint128 inChannel = before >= mandate.channelCap ? 0 : mandate.channelCap - before;
         return total < inChannel ? total : inChannel;
     }
@@ -314,30 +319,27 @@ contract Escrow {
         Claims.Group memory group = Claims.nextGroup(batch);
         bytes memory payments = Claims.newPayments(group.claims);
         Claims.Claim memory claim;
-        address provider;
         uint256 sum = 0;
         for (uint256 i = 0; i < group.claims; i++) {
             Claims.nextClaim(batch, claim, next);
-            (Status status, uint128 amount, address paid, address key) = judge(batch, group, claim, signed);
+            (Status status, uint128 amount, address key, Account memory account) = judge(batch, group, claim, signed);
             statuses[next++] = status;
             if (amount == 0) {
                 emit ClaimRefused(claim.channel, status);
                 continue;
             }
-            // One runner has one provider as long as one block lasts.
-            provider = paid;
-            uint128 total = settled[claim.channel] + amount;
-            settled[claim.channel] = total;
-            Account storage account = accountOf[claim.buyer];
-            account.balance -= amount;
+            uint128 total = claim.settled + amount;
+            settledOf[claim.channel] = total;
+            Account storage stored = accountOf[claim.buyer];
+            (stored.balance, stored.requested, stored.keyed) =
+                (account.balance - amount, account.requested, account.keyed || claim.kind == Claims.KEY);
             if (key != address(0)) mandates[claim.buyer][key].spent += amount;
-            else if (claim.kind == Claims.KEY && !account.keyed) account.keyed = true;
             sum += amount;
             Claims.addPayment(payments, claim.channel, claim.buyer, amount, total);
         }
         if (sum > 0) {
-            pots[potId(provider, group.publisher, group.royaltyBps)] += sum;
-            emit Settled(batch.runner, provider, group.publisher, group.royaltyBps, payments);
+            pots[potId(batch.provider, group.publisher, group.royaltyBps)] += sum;
+            emit Settled(batch.runner, batch.provider, group.publisher, group.royaltyBps, payments);
         }
         return next;
     }
@@ -365,42 +367,41 @@ contract Escrow {
     function judge(Claims.Batch memory batch, Claims.Group memory group, Claims.Claim memory claim, bool signed)
         private
         view
-        returns (Status status, uint128 amount, address provider, address key)
+        returns (Status status, uint128 amount, address key, Account memory account)
     {
-        if (!signed) return (Status.BadReceipt, 0, address(0), address(0));
-        if (uint256(group.royaltyBps) + feeBps > BPS) return (Status.BadTerms, 0, address(0), address(0));
+        if (!signed) return (Status.BadReceipt, 0, key, account);
+        if (uint256(group.royaltyBps) + feeBps > BPS) return (Status.BadTerms, 0, key, account);
         if (claim.finishedAt > claim.expiresAt || block.timestamp > uint256(claim.expiresAt) + CLAIM_WINDOW) {
-            return (Status.Expired, 0, address(0), address(0));
+            return (Status.Expired, 0, key, account);
         }
-        bool active;
-        (provider, active) = attested(batch, claim.finishedAt);
-        if (!active) return (Status.RunnerInactive, 0, provider, address(0));
-        uint128 before = settled[claim.channel];
+        if (!attested(batch, claim.finishedAt)) return (Status.RunnerInactive, 0, key, account);
+        uint128 before = uint128(settledOf[claim.channel]);
+        claim.settled = before;
         uint128 owed = claim.cumulative < claim.voucher ? claim.cumulative : claim.voucher;
-        if (owed <= before) return (Status.NothingNew, 0, provider, address(0));
-        Account storage account = accountOf[claim.buyer];
+        if (owed <= before) return (Status.NothingNew, 0, key, account);
+        Account storage stored = accountOf[claim.buyer];
+        // One slot, read once.
+        (account.balance, account.requested, account.keyed) = (stored.balance, stored.requested, stored.keyed);
         bool vouched;
         (vouched, key) = voucherOf(batch.voucherScratch, claim, account.keyed);
-        if (!vouched) return (Status.BadVoucher, 0, provider, address(0));
+        if (!vouched) return (Status.BadVoucher, 0, key, account);
         amount = owed - before;
         if (key != address(0)) {
             uint128 left = mandateLeft(claim.buyer, key, group.model, claim.channel, claim.finishedAt);
-            if (left == 0) return (Status.MandateExceeded, 0, provider, key);
+            if (left == 0) return (Status.MandateExceeded, 0, key, account);
             if (left < amount) (amount, status) = (left, Status.Partial);
         }
-        uint128 balance = account.balance;
-        if (balance == 0) return (Status.NoFunds, 0, provider, key);
-        if (balance < amount) (amount, status) = (balance, Status.Partial);
+        if (account.balance == 0) return (Status.NoFunds, 0, key, account);
+        if (account.balance < amount) (amount, status) = (account.balance, Status.Partial);
     }
 
     /// @dev Asks the registry once for all claims that finished within what it answered for.
-    function attested(Claims.Batch memory batch, uint64 finishedAt) private view returns (address provider, bool active) {
-        if (finishedAt > block.timestamp + clockSkew) return (batch.provider, false);
-        if (batch.provider != address(0) && finishedAt >= batch.activeFrom && finishedAt <= batch.activeUntil) {
-            return (batch.provider, true);
-        }
-        (provider, active) = registry.providerAt(batch.runner, finishedAt);
-        if (!active) return (provider, false);
+    function attested(Claims.Batch memory batch, uint64 finishedAt) private view returns (bool) {
+        if (finishedAt > block.timestamp + clockSkew) return false;
+        if (batch.provider != address(0) && finishedAt >= batch.activeFrom && finishedAt <= batch.activeUntil) return true;
+        (address provider, bool active) = registry.providerAt(batch.runner, finishedAt);
+        if (!active) return false;
+        // One runner has one provider as long as one block lasts.
         if (batch.provider == address(0)) {
             (batch.provider, batch.activeFrom, batch.activeUntil) = (provider, finishedAt, finishedAt);
         } else {
@@ -408,6 +409,7 @@ contract Escrow {
             if (finishedAt < batch.activeFrom) batch.activeFrom = finishedAt;
             if (finishedAt > batch.activeUntil) batch.activeUntil = finishedAt;
         }
+        return true;
     }
 
     /// @dev A buyer with code speaks for itself (ERC-1271) and is never taken for a key, even where a key could be found; a mandated key

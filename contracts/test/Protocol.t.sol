@@ -22,11 +22,11 @@ contract ProtocolHarness {
         return Protocol.leaf(channel, r);
     }
 
-    function rootFromProof(bytes32 hash, Proof calldata p) external pure returns (bytes32) {
+    function rootFromProof(bytes32 hash, Proof calldata p) external view returns (bytes32) {
         return Protocol.rootFromProof(hash, p);
     }
 
-    function merkleRoot(bytes32[] memory nodes) external pure returns (bytes32) {
+    function merkleRoot(bytes32[] memory nodes) external view returns (bytes32) {
         return Protocol.merkleRoot(nodes);
     }
 

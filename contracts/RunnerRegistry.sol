@@ -145,6 +145,8 @@ contract RunnerRegistry is Quotes {
         if (before.provider != address(0)) {
             require(before.provider == runner.provider, ProviderMismatch(before.provider));
             bool renews = before.validUntil >= block.timestamp && before.workloadIndex == known.index && stands(before, standing);
+            // An earlier attestation, sent again, shortens nothing.
+            if (renews && before.validUntil >= runner.validUntil) return;
             if (renews) runner.registeredAt = before.registeredAt;
         }
         store(runners[signer], runner);

@@ -65,6 +65,12 @@ describe('signed, and still refused', () => {
     ['with a compressed key', '03420004', '03420002', 'MalformedDer'],
     ['of another role', ascii('SGX PCK Certificate'), ascii('SGX PCK Certificatf'), 'CertificateRole'],
     [
+      'with two common names',
+      `${ascii('SGX PCK Certificate')}31283026060355040a`,
+      `${ascii('SGX PCK Certificate')}312830260603550403`,
+      'MalformedCertificate',
+    ],
+    [
       'issued by another name',
       ascii('Assay Development SGX PCK Platform CA'),
       ascii('Assay Development SGX PCK Platform Cb'),

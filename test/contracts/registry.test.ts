@@ -58,6 +58,24 @@ describe('RunnerRegistry', () => {
     expect(await isActive()).toBe(false)
   })
 
+  test('behavior: a renewal keeps the beginning and moves the end; an earlier attestation sent again moves neither', async () => {
+    const at = { address: it.contracts.registry, abi: runnerRegistryAbi } as const
+    const stored = () => it.publicClient.readContract({ ...at, functionName: 'runners', args: [runner.address] })
+    const notAfter = (await it.now()) + 3_600n
+    const early = await it.attestation(runner, { statement: { notAfter } })
+    const send = ({ quote, claim }: Attestation) =>
+      it.send('provider', { ...at, functionName: 'register', args: [quote, claim] })
+    await send(early)
+    const [, since, until] = await stored()
+    expect(BigInt(until)).toBe(notAfter)
+    await it.testClient.increaseTime({ seconds: 60 })
+    await it.register(runner, { statement: { notAfter: notAfter + 3_600n } })
+    const renewed = await stored()
+    expect([renewed[1], BigInt(renewed[2])]).toEqual([since, notAfter + 3_600n])
+    await send(early)
+    expect(await stored()).toEqual(renewed)
+  })
+
   test('refusal: nobody but the owner touches the policy', async () => {
     await expect(it.policyCall('revoke', [it.workload], 'provider')).rejects.toThrow('OwnableUnauthorizedAccount')
   })

@@ -136,6 +136,26 @@ describe('TCB info on chain', () => {
     }
   })
 
+  test('refusal: more levels than a table has room for', async () => {
+    const [before, level] = [
+      collateral.tcbInfo.slice(0, -2),
+      collateral.tcbInfo.slice(0, -2).split('"tcbLevels":[').at(-1)!,
+    ]
+    const times = (count: number) => `${before}${`,${level}`.repeat(count)}]}`
+    // The development text has two levels, of 35 bytes each in a table of 1,024.
+    for (const [count, error] of [
+      [13, null],
+      [14, 'TableTooLong'],
+    ] as const) {
+      const text = times(count)
+      const posting = it.call(
+        collateralCall('postTcbInfo', { ...collateral, tcbInfo: text, tcbInfoSignature: sign(text) }),
+      )
+      if (error) await expect(posting).rejects.toThrow(error)
+      else await posting
+    }
+  })
+
   test('refusal: the identity of another enclave, or of another version', async () => {
     for (const [from, to] of [
       ['"id":"TD_QE"', '"id":"QE"'],

@@ -49,6 +49,8 @@ export async function run(): Promise<Row[]> {
         115_000,
         peerRegistration,
       )
+      await it.testClient.increaseTime({ seconds: 60 })
+      await it.testClient.mine({ blocks: 2 })
       add(`${label}: renew a runner`, (await it.register(quote)).gasUsed, null)
     } finally {
       await it.chain.stop()

@@ -31,7 +31,7 @@ import { createSigner } from '../protocol/secp256k1.ts'
 import { Assay } from './assay.ts'
 import { connectEdge, type ModelJson, type Network } from './edge.ts'
 import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
-import { depositTokens, readBalance } from './escrow.ts'
+import { collectEarnings, depositTokens, readBalance } from './escrow.ts'
 import { readEventLog, readEvidenceFiles } from './evidence.ts'
 import { publishModel } from './publish.ts'
 import { createRimSigner, verifyRim } from './rim.ts'
@@ -48,6 +48,7 @@ const usage = `assay <command> [--json]
   rim sign <manifest.xml> --key file [--now unix]           verifies one of NVIDIA's reference manifests and signs its table
   balance [--of publisher|buyer|provider]                   shows money in wallet and escrow
   deposit <amount>                                          deposits for the buyer
+  collect [--of provider|publisher]                         withdraws what was earned
 
 Prices and amounts are in the token's smallest unit. A model is named by digest, owner/name or name.
 Settings: ASSAY_EDGE, ASSAY_RPC, ASSAY_KEY, ASSAY_DEVELOPMENT_ROOT; without them, the marketplace that \`npm start\` left up.
@@ -334,6 +335,15 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     return {
       result: balance,
       lines: Object.entries(balance).map(([name, value]) => `${name.padEnd(20)}${value ?? '-'}`),
+    }
+  },
+
+  async collect(_, values) {
+    const network = await edge().json<Network>('/v1/network')
+    const amount = await collectEarnings({ ...wallet(values.of ?? 'provider', network.chainId), contracts: network })
+    return {
+      result: { amount: amount.toString() },
+      lines: [amount > 0n ? `withdrew ${amount}` : 'nothing is earned and not withdrawn'],
     }
   },
 

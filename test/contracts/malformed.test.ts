@@ -175,6 +175,16 @@ describe('signed, and still refused', () => {
     ).rejects.toThrow('CertificateRole')
   })
 
+  test('refusal: a platform whose certificate has run out, though its CA stands', async () => {
+    const tbs = replaced(pck.tbs, ascii('451227000000Z'), ascii('261201000000Z'))
+    await it.call(pckCall({ ...pck, tbs, signature: sign('platform ca', tbs) as Uint8Array<ArrayBuffer> }, platformCa))
+    // Ten days on, lists and collateral still stand.
+    expect((await it.appraise(quote)).validUntil).toBe(Date.UTC(2026, 11, 1) / 1000)
+    await it.testClient.setNextBlockTimestamp({ timestamp: BigInt(Date.UTC(2026, 11, 1) / 1000 + 1) })
+    await it.testClient.mine({ blocks: 1 })
+    await expect(it.appraise(quote)).rejects.toThrow('CertificateExpired')
+  })
+
   test('refusal: everything, once the certificates have expired', async () => {
     await it.testClient.setNextBlockTimestamp({ timestamp: BigInt(pck.notAfter + 1) })
     await it.testClient.mine({ blocks: 1 })

@@ -49,8 +49,10 @@ import { checkListing, checkReceipt, checkRunner } from './verify.ts'
 /** Configures a buyer. `network` pins the chain and contracts; without it the edge's word is taken once. */
 export type AssayOptions = {
   edge: string
-  /** Signs vouchers; its address is the buyer's. */
+  /** Signs vouchers; its address is the buyer's, unless it signs under a mandate. */
   signer: Signer
+  /** The buyer whose deposit pays, where the signer is a key that buyer has given a mandate in the escrow. */
+  onBehalfOf?: Hex
   network?: Network
   /** Trusts these roots; vendor roots only unless told otherwise. */
   roots?: readonly Roots[]
@@ -164,6 +166,7 @@ export class Assay {
     this.edge = connectEdge(options.edge, options.fetch)
     this.#options = {
       signer: options.signer,
+      onBehalfOf: (options.onBehalfOf ?? options.signer.address).toLowerCase() as Hex,
       roots: options.roots ?? [vendorRoots],
       policy: options.policy ?? defaultPolicy,
       fetch: options.fetch ?? fetch,
@@ -174,9 +177,9 @@ export class Assay {
     }
   }
 
-  /** Gives the address vouchers are signed with. */
+  /** Gives the address whose deposit pays. */
   get buyer(): Hex {
-    return this.#options.signer.address
+    return this.#options.onBehalfOf
   }
 
   /** Gives the chain and contracts in use. */
@@ -300,9 +303,9 @@ export class Assay {
       throw new VerificationError('price_changed', 'The match does not offer the terms its publisher signed.')
     const runner = await this.#attest(match)
     checkRequirements(runner.verdict, options.requirements ?? {})
-    const { random, signer } = this.#options
+    const { random } = this.#options
     const terms: Terms = {
-      buyer: signer.address,
+      buyer: this.buyer,
       runner: runner.signer,
       model: model.digest,
       publisher: listing.payout.toLowerCase() as Hex,

@@ -65,6 +65,8 @@ export async function startNeon({ databaseUrl, port = 0 }: { databaseUrl: string
   const pool = new pg.Pool({ connectionString: databaseUrl, max: 10 })
   // An idle connection whose server went away; the next query reports it.
   pool.on('error', () => {})
+  // One in use between two of its queries would otherwise end the process with its own end.
+  pool.on('connect', (client) => client.on('error', () => {}))
   const server = createServer(async (request, response) => {
     const reply = (status: number, body: unknown) =>
       response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body))

@@ -125,11 +125,21 @@ export function connectChain({
     return confirm(await wallet.sendTransaction({ ...write, to, data, gas: (estimate * 12n) / 10n }))
   }
   const domain = { chainId, escrow: escrow.toLowerCase() as Hex }
-  const claimOf = ({ channel: { terms, voucher }, entry }: Claimable): SettlementClaim => {
+  const hasMandate = async (buyer: Hex, key: Hex) => {
+    const [cap] = await publicClient.readContract({
+      address: escrow,
+      abi: escrowAbi,
+      functionName: 'mandates',
+      args: [buyer, key],
+    })
+    return cap > 0n
+  }
+  const claimOf = async ({ channel: { terms, voucher }, entry }: Claimable): Promise<SettlementClaim> => {
     const { cumulative, signature } = voucher ?? { cumulative: 0n, signature: new Uint8Array() }
     const digest = voucherDigest(domain, { channel: toHex(entry.channel), cumulative })
-    const own = signature.length === 65 && recoverAddress(digest, signature) === terms.buyer
-    return { terms, receipt: entry.receipt, voucher: { cumulative, signature, kind: own ? 'key' : 'wallet' } }
+    const key = signature.length === 65 ? recoverAddress(digest, signature) : null
+    const kind = key === terms.buyer ? 'key' : key && (await hasMandate(terms.buyer, key)) ? 'mandate' : 'wallet'
+    return { terms, receipt: entry.receipt, voucher: { cumulative, signature, kind } }
   }
 
   const settlePacked = (packed: Uint8Array) =>
@@ -148,6 +158,13 @@ export function connectChain({
     },
     settledOf: (channel) =>
       publicClient.readContract({ address: escrow, abi: escrowAbi, functionName: 'settled', args: [channel] }),
+    mandateLeft: ({ buyer, key, model, channel, at }) =>
+      publicClient.readContract({
+        address: escrow,
+        abi: escrowAbi,
+        functionName: 'mandateLeft',
+        args: [buyer, key, model, channel, BigInt(at)],
+      }),
     async contractSignature(buyer, digest, signature) {
       const code = await publicClient.getCode({ address: buyer })
       if (!code) return null
@@ -186,7 +203,7 @@ export function connectChain({
       return hash
     },
     async preview(claim) {
-      const packed = packClaims({ claims: [claimOf(claim)], signature: unsigned })
+      const packed = packClaims({ claims: [await claimOf(claim)], signature: unsigned })
       const [, [amount]] = await publicClient.readContract({
         address: escrow,
         abi: escrowAbi,
@@ -195,11 +212,13 @@ export function connectChain({
       })
       return amount ?? 0n
     },
-    settle: (claims, signature) => settlePacked(packClaims({ claims: claims.map(claimOf), signature })),
-    settleOne: (claim) =>
-      settlePacked(
-        packClaims({ claims: [claimOf(claim)], signature: claim.entry.signature, proof: claim.entry.proof }),
-      ),
+    async settle(claims, signature) {
+      return settlePacked(packClaims({ claims: await Promise.all(claims.map(claimOf)), signature }))
+    },
+    async settleOne(claim) {
+      const { signature, proof } = claim.entry
+      return settlePacked(packClaims({ claims: [await claimOf(claim)], signature, proof }))
+    },
     async signTypedSuccession(digest) {
       const signature = await account.sign({ hash: toHex(concat(digest)) })
       return Uint8Array.from(Buffer.from(signature.slice(2), 'hex'))

@@ -43,7 +43,12 @@ export type ChainReader = {
   settledOf(channel: Hex): Promise<bigint>
   /** Asks a contract wallet (ERC-1271); null when the buyer has no code. */
   contractSignature(buyer: Hex, digest: Uint8Array, signature: Uint8Array): Promise<boolean | null>
+  /** Tells how much a key may still spend for a buyer in a channel of a model; 0 without a mandate. `at` in unix seconds. */
+  mandateLeft(asked: { buyer: Hex; key: Hex; model: Hex; channel: Hex; at: number }): Promise<bigint>
 }
+
+/** Most channels kept that nobody has vouched for. */
+const maxUnproven = 4_096
 
 /** Holds what the service needs; clock in milliseconds. */
 export type ServiceDeps = {
@@ -78,6 +83,8 @@ export class JobService {
   readonly #deps: ServiceDeps
   readonly #models = new Map<Hex, { model: ServedModel; batcher: Batcher<Tag>; execution: Uint8Array }>()
   readonly #channels = new Map<Hex, Channel>()
+  /** Channels nobody has vouched for yet, oldest first. */
+  readonly #unproven = new Set<Hex>()
   readonly #waiting = new Map<string, Promise<Finished>>()
   readonly #deposits = new Map<Hex, bigint>()
   #draining = false
@@ -162,6 +169,7 @@ export class JobService {
     if (decision === 'replay') return { answer: answerOf(known!) }
     if (decision === 'join') return this.#waiting.get(key)!
     if (decision !== 'run') return refusal(decision.refused, decision.detail)
+    this.#prove(channel)
     if (this.#draining) return refusal('draining', 'The runner is shutting down; ask another.')
     if (this.#waiting.size >= this.#deps.capacity)
       return refusal('at_capacity', `The runner has ${this.#waiting.size} jobs in hand.`)
@@ -213,8 +221,9 @@ export class JobService {
         running: new Map(),
         contexts: new Map(),
       }
-      this.#deps.journal.saveChannel(channel.id, { terms: channel.terms, voucher: null })
       this.#channels.set(key, channel)
+      this.#unproven.add(key)
+      this.#forgetUnproven()
     }
     if (opening && !channel.contexts.has(toHex(context))) {
       if (!equalBytes(contextId(opening.enc), context))
@@ -229,6 +238,22 @@ export class JobService {
     return { channel }
   }
 
+  /** Writes a channel down once a voucher covers a job of it: a stranger's openings never reach the disk. */
+  #prove(channel: Channel): void {
+    if (!this.#unproven.has(toHex(channel.id)) || !channel.voucher) return
+    this.#deps.journal.saveChannel(channel.id, { terms: channel.terms, voucher: channel.voucher })
+    this.#unproven.delete(toHex(channel.id))
+  }
+
+  /** Lets go of the oldest channels that nobody has vouched for: openings are free, so their number must be bounded. */
+  #forgetUnproven(): void {
+    for (const key of this.#unproven) {
+      if (this.#unproven.size <= maxUnproven) return
+      this.#unproven.delete(key)
+      this.#channels.delete(key)
+    }
+  }
+
   /** Verifies a voucher if it is the highest yet. Gives a refusal, or null. */
   async #takeVoucher(channel: Channel, { voucher }: JobRequest): Promise<Finished | null> {
     if (!voucher || voucher.cumulative <= (channel.voucher?.cumulative ?? 0n)) return null
@@ -236,12 +261,29 @@ export class JobService {
     const digest = voucherDigest(domain, { channel: toHex(channel.id), cumulative: voucher.cumulative })
     const signature = voucher.signature.slice()
     const { buyer } = channel.terms
-    const good =
-      recoverAddress(digest, signature) === buyer || (await chain.contractSignature(buyer, digest, signature)) === true
-    if (!good) return refusal('bad_voucher', 'The voucher is not signed by the buyer of these terms.')
+    const key = signature.length === 65 ? recoverAddress(digest, signature) : null
+    const good = key === buyer || (await chain.contractSignature(buyer, digest, signature)) === true
+    if (!good) {
+      const refused = await this.#refuseMandate(channel, key, voucher.cumulative)
+      if (refused) return refused
+    }
     if (voucher.cumulative > (channel.voucher?.cumulative ?? 0n))
       channel.voucher = { cumulative: voucher.cumulative, signature }
     return null
+  }
+
+  /** Checks that a key which is not the buyer's may sign for this much (a mandate in the escrow). Gives a refusal, or null. */
+  async #refuseMandate({ id, terms }: Channel, key: Hex | null, cumulative: bigint): Promise<Finished | null> {
+    const { chain, now } = this.#deps
+    const channel = toHex(id)
+    const left = key
+      ? await chain.mandateLeft({ buyer: terms.buyer, key, model: terms.model, channel, at: Math.floor(now() / 1000) })
+      : 0n
+    if (left === 0n)
+      return refusal('bad_voucher', 'The voucher is signed neither by the buyer nor by a key with a mandate.')
+    return cumulative - (await chain.settledOf(channel)) > left
+      ? refusal('insufficient_cover', `The mandate of this key leaves ${left}.`)
+      : null
   }
 
   /** Checks that the buyer's deposit reaches for what this runner is owed and one job more; asks the chain only when what it knew does not suffice. */

@@ -1,12 +1,16 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { Assay } from '../../client/assay.ts'
+import { collectEarnings } from '../../client/escrow.ts'
 import { escrowAbi } from '../../contracts/abi.ts'
 import { developmentKey } from '../../dev/keys.ts'
-import type { Marketplace, RunnerProcess } from '../../dev/marketplace.ts'
+import { type Marketplace, type RunnerProcess, walletOf } from '../../dev/marketplace.ts'
 import { createRandom, drawDigit } from '../../dev/sample/glyphs.ts'
 import { sampleModel } from '../../dev/sample/model.ts'
 import { earningsOf, localBuyer, settleNow } from '../../dev/story.ts'
-import { type Hex, toHex } from '../../protocol/bytes.ts'
+import { fromBase64, fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
+import { developmentRoots } from '../../protocol/evidence/roots.development.ts'
 import { decodeFrame } from '../../protocol/frames.ts'
+import { createSigner } from '../../protocol/secp256k1.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
 import { eventually, fund, list, openMarketplace } from './marketplace.ts'
 
@@ -60,6 +64,49 @@ describe('the marketplace, on real parts', () => {
       earningsOf(marketplace, 'treasury'),
     ])
     expect(after.map((amount, index) => amount - before[index]!)).toEqual([44_500n, 5_000n, 500n])
+  })
+
+  test("behavior: an agent buys on the buyer's deposit within its mandate, is settled, and is stopped at its bound", async () => {
+    const { chain, contracts, edgeUrl, developmentRoot } = marketplace
+    const { publicClient } = chain
+    const wallet = walletOf(developmentKey('buyer'), chain.rpcUrl)
+    const agent = createSigner(fromHex(developmentKey('agent'), 32))
+    const until = (await publicClient.getBlock()).timestamp + 86_400n
+    const hash = await wallet.writeContract({
+      address: contracts.escrow,
+      abi: escrowAbi,
+      functionName: 'authorize',
+      args: [agent.address, 2_000n, 2_000n, until, true, []],
+      account: wallet.account,
+      chain: wallet.chain ?? null,
+    })
+    await publicClient.waitForTransactionReceipt({ hash })
+    const bot = new Assay({
+      edge: edgeUrl,
+      signer: agent,
+      onBehalfOf: wallet.account.address,
+      roots: [developmentRoots({ chainId: chain.chainId, intel: fromBase64(developmentRoot) })],
+    })
+    const answers = [await bot.infer(digest, [pixels(1)]), await bot.infer(digest, [pixels(2)])]
+    const channel = toHex(answers[0]!.receipt.channel)
+    await expect(bot.infer(digest, [pixels(3)])).rejects.toThrow(/mandate/)
+    await settleNow(runner)
+    const settled = { address: contracts.escrow, abi: escrowAbi, functionName: 'settled', args: [channel] } as const
+    expect(await publicClient.readContract(settled)).toBe(2_000n)
+  })
+
+  test('behavior: provider and publisher collect what they earned, each once', async () => {
+    const { chain, contracts } = marketplace
+    const { publicClient } = chain
+    for (const party of ['provider', 'publisher'] as const) {
+      const wallet = walletOf(developmentKey(party), chain.rpcUrl)
+      await chain.testClient.setBalance({ address: wallet.account.address, value: 10n ** 18n })
+      const earned = await earningsOf(marketplace, party)
+      expect(earned).toBeGreaterThan(0n)
+      expect(await collectEarnings({ publicClient, wallet, contracts })).toBe(earned)
+      expect(await earningsOf(marketplace, party)).toBe(0n)
+      expect(await collectEarnings({ publicClient, wallet, contracts })).toBe(0n)
+    }
   })
 
   test('behavior: the same receipt settled twice pays nothing the second time', async () => {

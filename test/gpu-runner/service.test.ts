@@ -9,7 +9,7 @@ import { createExecutor, type Executor } from '../../gpu-runner/engine/executor.
 import { type Journal, openJournal } from '../../gpu-runner/journal.ts'
 import { type ChainReader, JobService, type ServedModel } from '../../gpu-runner/service.ts'
 import { createRunnerSigner } from '../../gpu-runner/signer.ts'
-import { concat, fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
+import { concat, fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import {
   contextId,
   createEnvelope,
@@ -19,6 +19,7 @@ import {
   envelopeKeys,
 } from '../../protocol/envelope.ts'
 import type { JobAnswer, JobRefusal, JobRequest } from '../../protocol/frames.ts'
+import { sha256 } from '../../protocol/hash.ts'
 import { generateHpkeKeyPair, type HpkeKeyPair, setupSender } from '../../protocol/hpke.ts'
 import type { Manifest } from '../../protocol/manifest.ts'
 import { decodeBody, encodeBody } from '../../protocol/oip.ts'
@@ -105,6 +106,7 @@ describe('JobService', () => {
     const reader: ChainReader = {
       depositOf: async () => 10_000n,
       settledOf: async () => 0n,
+      mandateLeft: async () => 0n,
       contractSignature: async () => null,
       ...chain,
     }
@@ -181,6 +183,43 @@ describe('JobService', () => {
     if ('reason' in result) throw new Error(`${result.reason}: ${result.detail}`)
     return result
   }
+
+  test('behavior: a key with a mandate signs for its buyer, as far as the mandate reaches', async () => {
+    const agent = createSigner(sha256(utf8('test key: agent')))
+    const asked: object[] = []
+    const { service } = open({
+      chain: {
+        mandateLeft: async (of) => {
+          asked.push(of)
+          return of.key === agent.address ? 20n : 0n
+        },
+      },
+    })
+    const of = await channel()
+    expect('receipt' in (await service.handle(await ask(of, 1n, { by: agent })))).toBe(true)
+    expect(asked[0]).toMatchObject({ buyer: buyer.address, key: agent.address, model: digest, channel: toHex(of.id) })
+    expect(await service.handle(await ask(of, 2n, { by: agent, cumulative: 30n }))).toMatchObject({
+      reason: 'insufficient_cover',
+    })
+    const stranger = createSigner(sha256(utf8('test key: no mandate')))
+    expect(await service.handle(await ask(await channel(), 1n, { by: stranger }))).toMatchObject({
+      reason: 'bad_voucher',
+    })
+  })
+
+  test('attack: openings without a good voucher never reach the disk, and only so many are remembered', async () => {
+    const { service, journal } = open()
+    const stranger = createSigner(sha256(utf8('test key: stranger')))
+    for (let i = 0; i < 20; i++) {
+      const of = await channel()
+      const refused = await service.handle(await ask(of, 1n, { by: stranger }))
+      expect(refused).toMatchObject({ reason: 'bad_voucher' })
+      expect(journal.channel(of.id)).toBeNull()
+    }
+    const honest = await channel()
+    expect('receipt' in (await service.handle(await ask(honest, 1n)))).toBe(true)
+    expect(journal.channel(honest.id)?.terms).toEqual(honest.terms)
+  })
 
   test('behavior: a job is answered, journalled first, and its answer opens to what the model gives', async () => {
     const { service, journal } = open()

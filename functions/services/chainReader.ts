@@ -1,6 +1,8 @@
-import { BlockNotFoundError, type PublicClient } from 'viem'
+import { BlockNotFoundError, erc20Abi, type PublicClient } from 'viem'
+import { escrowAbi } from '../../contracts/abi.ts'
 import type { Hex } from '../../protocol/bytes.ts'
 import type { ChainReader } from './indexer.ts'
+import type { BooksReader } from './reconcile.ts'
 
 /** Reads blocks and one contract's logs through viem. */
 export function chainReader(client: PublicClient, address: Hex): ChainReader {
@@ -26,5 +28,26 @@ export function chainReader(client: PublicClient, address: Hex): ChainReader {
         data,
       }))
     },
+  }
+}
+
+/** Reads the escrow's books through viem, as of a block. */
+export function booksReader(client: PublicClient, { escrow, token }: { escrow: Hex; token: Hex }): BooksReader {
+  const at = (blockNumber: bigint) => ({ address: escrow, abi: escrowAbi, blockNumber }) as const
+  return {
+    async deposit(buyer, block) {
+      const [balance] = await client.readContract({ ...at(block), functionName: 'accounts', args: [buyer] })
+      return balance
+    },
+    settled: (channel, block) => client.readContract({ ...at(block), functionName: 'settled', args: [channel] }),
+    earnings: (payee, block) => client.readContract({ ...at(block), functionName: 'earnings', args: [payee] }),
+    async pot(name, block) {
+      const [provider, publisher, royaltyBps] = name.split(' ') as [Hex, Hex, string]
+      const args = [provider, publisher, Number(royaltyBps)] as const
+      const id = await client.readContract({ ...at(block), functionName: 'potId', args })
+      return client.readContract({ ...at(block), functionName: 'pots', args: [id] })
+    },
+    held: (blockNumber) =>
+      client.readContract({ address: token, abi: erc20Abi, functionName: 'balanceOf', args: [escrow], blockNumber }),
   }
 }

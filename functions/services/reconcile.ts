@@ -1,0 +1,136 @@
+import { sql } from 'drizzle-orm'
+import { EncodingError, type Hex } from '../../protocol/bytes.ts'
+import { UnavailableError } from '../errors.ts'
+import { type Database, query } from '../store/database.ts'
+import { chainCursor, drifts } from '../store/schema.ts'
+import { addUp, type Ledger, readEvents } from './ledger.ts'
+
+/** Reads the escrow's own books as of one block. */
+export type BooksReader = {
+  deposit(buyer: Hex, block: bigint): Promise<bigint>
+  settled(channel: Hex, block: bigint): Promise<bigint>
+  earnings(payee: Hex, block: bigint): Promise<bigint>
+  /** `provider publisher royaltyBps`. */
+  pot(name: string, block: bigint): Promise<bigint>
+  /** What the escrow holds of the token. */
+  held(block: bigint): Promise<bigint>
+}
+
+/** Names a difference between what the chain, its events and the edge's receipts say of the same money. */
+export type Drift = { kind: string; subject: string; expected: string; found: string; cause: string }
+
+/** Holds what reconciling works with. */
+export type ReconcileDeps = {
+  database: Database
+  books: BooksReader
+  treasury: Hex
+  log: (event: string, fields?: Record<string, string | number>) => void
+}
+
+const missed = 'An event was missed or read twice: rebuild the index from its first block.'
+
+async function compareBook(
+  kind: string,
+  book: Map<string, bigint>,
+  read: (subject: Hex, block: bigint) => Promise<bigint>,
+  block: bigint,
+): Promise<Drift[]> {
+  const found = await Promise.all([...book.keys()].map((subject) => read(subject as Hex, block)))
+  return [...book].flatMap(([subject, expected], at) =>
+    found[at] === expected
+      ? []
+      : [{ kind, subject, expected: String(expected), found: String(found[at]), cause: missed }],
+  )
+}
+
+const sum = (book: Map<string, bigint>) => [...book.values()].reduce((total, amount) => total + amount, 0n)
+
+async function compareHeld(ledger: Ledger, books: BooksReader, block: bigint): Promise<Drift[]> {
+  const owed = sum(ledger.deposits) + sum(ledger.pots) + sum(ledger.earnings)
+  const held = await books.held(block)
+  if (held === owed) return []
+  const cause =
+    held > owed
+      ? 'Tokens were sent to the escrow without a deposit: nobody is owed them.'
+      : 'The escrow holds less than it owes: stop deposits and find out why before anything else.'
+  return [{ kind: 'held', subject: 'escrow', expected: String(owed), found: String(held), cause }]
+}
+
+/** Compares what channels were paid with the highest receipt that passed this edge: a payment above it stands on a receipt the edge never saw. */
+async function compareReceipts(database: Database, ledger: Ledger): Promise<Drift[]> {
+  const channels = [...ledger.settled.keys()]
+  if (channels.length === 0) return []
+  const { rows } = await query(() =>
+    database.execute<{ channel: string; highest: string }>(sql`
+      SELECT channel, max((receipt->>'cumulative')::numeric)::text AS highest FROM receipts
+      WHERE channel IN (${sql.join(
+        channels.map((channel) => sql`${channel}`),
+        sql`, `,
+      )}) GROUP BY channel`),
+  )
+  const highest = new Map(rows.map((row) => [row.channel, BigInt(row.highest)]))
+  return channels.flatMap((channel) => {
+    const paid = ledger.settled.get(channel)!
+    const seen = highest.get(channel)
+    if (seen !== undefined && paid <= seen) return []
+    const cause =
+      seen === undefined
+        ? 'No receipt of this channel passed this edge, or its history was lost; the runner has it in its journal.'
+        : 'A later receipt of this channel passed another way; the runner has it in its journal.'
+    return [{ kind: 'receipts', subject: channel, expected: String(paid), found: String(seen ?? 'none'), cause }]
+  })
+}
+
+/** Compares the chain's books with its events and the edge's receipts, as of the block the index stands at, and records each difference with its cause. Repairs nothing: a book that mends itself hides what went wrong. Gives what differs now. */
+export async function reconcile({
+  database,
+  books,
+  treasury,
+  log,
+}: ReconcileDeps): Promise<{ block: bigint; drifts: Drift[] }> {
+  const [cursor] = await query(() => database.select().from(chainCursor))
+  if (!cursor) return { block: 0n, drifts: [] }
+  const block = BigInt(cursor.block)
+  let ledger: Ledger
+  const found: Drift[] = []
+  try {
+    ledger = addUp(await readEvents(database), treasury)
+  } catch (error) {
+    if (!(error instanceof EncodingError)) throw error
+    found.push({
+      kind: 'events',
+      subject: 'escrow',
+      expected: 'events that add up',
+      found: error.message,
+      cause: missed,
+    })
+    ledger = { deposits: new Map(), pots: new Map(), earnings: new Map(), settled: new Map() }
+    await record(database, found, block, log)
+    return { block, drifts: found }
+  }
+  try {
+    found.push(
+      ...(await compareBook('deposit', ledger.deposits, books.deposit, block)),
+      ...(await compareBook('settled', ledger.settled, books.settled, block)),
+      ...(await compareBook('earnings', ledger.earnings, books.earnings, block)),
+      ...(await compareBook('pot', ledger.pots, books.pot, block)),
+      ...(await compareHeld(ledger, books, block)),
+    )
+  } catch (error) {
+    throw new UnavailableError('chain', error)
+  }
+  found.push(...(await compareReceipts(database, ledger)))
+  await record(database, found, block, log)
+  return { block, drifts: found }
+}
+
+async function record(database: Database, found: Drift[], block: bigint, log: ReconcileDeps['log']): Promise<void> {
+  if (found.length === 0) return
+  for (const { kind, subject, cause } of found) log('drift', { kind, subject, cause })
+  await query(() =>
+    database
+      .insert(drifts)
+      .values(found.map((drift) => ({ ...drift, block: Number(block) })))
+      .onConflictDoNothing(),
+  )
+}

@@ -1,0 +1,153 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { eq } from 'drizzle-orm'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { escrowAbi, testTokenAbi } from '../../contracts/abi.ts'
+import { migrate } from '../../dev/edge.ts'
+import { startNeon } from '../../dev/neon.ts'
+import { startPostgres } from '../../dev/postgres.ts'
+import { booksReader, chainReader } from '../../functions/services/chainReader.ts'
+import { indexChain } from '../../functions/services/indexer.ts'
+import { addUp, readPayments } from '../../functions/services/ledger.ts'
+import { reconcile } from '../../functions/services/reconcile.ts'
+import { type Database, openDatabase } from '../../functions/store/database.ts'
+import { chainEvents, drifts, receipts } from '../../functions/store/schema.ts'
+import type { Hex } from '../../protocol/bytes.ts'
+import { receiptToJson } from '../../protocol/receipt.ts'
+import { openContracts, signerOf } from '../contracts/setup.ts'
+
+let it: Awaited<ReturnType<typeof openContracts>>
+let database: Database
+let alerts: object[] = []
+const disposers: (() => Promise<unknown>)[] = []
+const runner = signerOf('runner')
+const treasury = signerOf('treasury').address
+
+const index = () =>
+  indexChain({
+    database,
+    chain: chainReader(it.publicClient, it.contracts.escrow),
+    start: 1n,
+    confirmations: 0n,
+    log: () => {},
+  })
+const compare = async () => {
+  alerts = []
+  const books = booksReader(it.publicClient, { escrow: it.contracts.escrow as Hex, token: it.contracts.token as Hex })
+  return (await reconcile({ database, books, treasury, log: (_, fields) => alerts.push(fields ?? {}) })).drifts
+}
+const escrow = (functionName: string, args: readonly unknown[]) => ({
+  address: it.contracts.escrow,
+  abi: escrowAbi,
+  functionName,
+  args,
+})
+
+beforeAll(async () => {
+  const stateDir = await mkdtemp(join(tmpdir(), 'assay-reconcile-'))
+  disposers.push(() => rm(stateDir, { recursive: true, force: true }))
+  const postgres = await startPostgres({ stateDir })
+  disposers.push(postgres.dispose)
+  await migrate(postgres.url)
+  const neon = await startNeon({ databaseUrl: postgres.url })
+  disposers.push(neon.dispose)
+  database = openDatabase(postgres.url, neon.url)
+  it = await openContracts()
+  disposers.push(() => it.chain.stop())
+  await it.registerPck()
+  await it.register(runner)
+  await it.fund('buyer', 100_000n)
+}, 120_000)
+
+afterAll(async () => {
+  for (const dispose of disposers.reverse()) await dispose()
+})
+
+describe('reconcile', () => {
+  test('behavior: after deposits, settlements, division and withdrawals the books agree, and only the receipts are missing', async () => {
+    const made = await it.claim(await it.terms(runner), { cumulative: 700n, voucher: 900n })
+    const other = await it.claim(await it.terms(runner, { royaltyBps: 0 }), { cumulative: 50n, voucher: 50n })
+    await it.settle(runner, [made])
+    await it.settle(runner, [other])
+    await it.send('buyer', escrow('distribute', [signerOf('provider').address, signerOf('publisher').address, 1_000]))
+    await it.send('provider', escrow('withdrawEarnings', [signerOf('provider').address]))
+    await it.settle(runner, [await it.claim(made.claim.terms, { cumulative: 800n, voucher: 900n })])
+    await index()
+    const found = await compare()
+    expect(found.map(({ kind, subject, found: seen }) => [kind, subject, seen]).sort()).toEqual(
+      [made.channel, other.channel].map((channel) => ['receipts', channel, 'none']).sort(),
+    )
+    for (const { claim, channel } of [made, other]) {
+      await database.insert(receipts).values({
+        channel,
+        job: '1',
+        runner: runner.address,
+        receipt: receiptToJson({ ...claim.receipt, cumulative: 800n }),
+        detail: {},
+        proof: {},
+        signature: '0x',
+      })
+    }
+    expect(await compare()).toEqual([])
+    expect(alerts).toEqual([])
+  })
+
+  test('behavior: a payment above every receipt seen here is told, with where its receipt is', async () => {
+    await database.update(receipts).set({ receipt: { cumulative: '10' } })
+    const found = await compare()
+    expect(found.every(({ kind, found: seen }) => kind === 'receipts' && seen === '10')).toBe(true)
+    expect(found).toHaveLength(2)
+    expect(found[0]?.cause).toContain('journal')
+    await database.update(receipts).set({ receipt: { cumulative: '800' } })
+    expect(await compare()).toEqual([])
+  })
+
+  test('behavior: tokens sent without a deposit are told and belong to nobody', async () => {
+    const { address } = it.wallet('buyer').account
+    const token = { address: it.contracts.token, abi: testTokenAbi } as const
+    await it.send('buyer', { ...token, functionName: 'mint', args: [address, 5n] })
+    await it.send('buyer', { ...token, functionName: 'transfer', args: [it.contracts.escrow, 5n] })
+    await index()
+    expect(await compare()).toMatchObject([{ kind: 'held', cause: expect.stringContaining('without a deposit') }])
+  })
+
+  test('behavior: a missed event is a drift of every book it touched, recorded once, repaired never', async () => {
+    const [deposited] = await database.select().from(chainEvents).where(eq(chainEvents.name, 'Deposited'))
+    await database
+      .update(chainEvents)
+      .set({ args: { ...deposited!.args, amount: '100001' } })
+      .where(eq(chainEvents.name, 'Deposited'))
+    const found = await compare()
+    expect(found.map(({ kind }) => kind).sort()).toEqual(['deposit', 'held'])
+    expect(alerts).toHaveLength(2)
+    const before = (await database.select().from(drifts)).length
+    await compare()
+    expect((await database.select().from(drifts)).length).toBe(before)
+    const [still] = await database.select().from(chainEvents).where(eq(chainEvents.name, 'Deposited'))
+    expect(still?.args.amount).toBe('100001')
+    await database.update(chainEvents).set({ args: deposited!.args }).where(eq(chainEvents.name, 'Deposited'))
+  })
+
+  test('behavior: events that contradict themselves are told as such', async () => {
+    const settled = await database.select().from(chainEvents).where(eq(chainEvents.name, 'Settled'))
+    const { block, logIndex } = settled.sort((a, b) => a.block - b.block)[0]!
+    await database.delete(chainEvents).where(eq(chainEvents.block, block))
+    expect(logIndex).toBeGreaterThanOrEqual(0)
+    expect(await compare()).toMatchObject([{ kind: 'events', cause: expect.stringContaining('rebuild') }])
+  })
+})
+
+describe('the ledger', () => {
+  test('refusal: payments cut off', () => {
+    expect(() => readPayments(`0x${'00'.repeat(83)}`)).toThrow()
+    expect(readPayments('0x')).toEqual([])
+  })
+
+  test('refusal: more withdrawn than deposited, a pot divided that nobody filled', () => {
+    const buyer = `0x${'01'.repeat(20)}`
+    expect(() => addUp([{ name: 'Withdrawn', args: { buyer, amount: '1' } }], treasury)).toThrow('more from')
+    const args = { provider: buyer, publisher: buyer, toProvider: '1', toPublisher: '1', toTreasury: '0' }
+    expect(() => addUp([{ name: 'Distributed', args }], treasury)).toThrow('was divided')
+  })
+})

@@ -10,6 +10,8 @@ import type { Database } from './store/database.ts'
 export type RegistryReader = {
   providerOf(signer: Hex): Promise<{ provider: Hex; active: boolean }>
   alive(): Promise<boolean>
+  /** Reads a buyer's account in the escrow; `withdrawableAt` in unix seconds. */
+  accountOf(buyer: Hex): Promise<{ balance: bigint; requested: bigint; withdrawableAt: bigint }>
 }
 
 /** Holds what services work with; built once per isolate, and by hand in tests. `now` in milliseconds. */

@@ -19,6 +19,9 @@ const Variables = z.object({
   ATTESTED_INFERENCE: address,
   TOKEN: address,
   FEE_BPS: z.coerce.number().int().min(0).max(10_000),
+  /** The block the escrow was deployed in, where indexing begins, and how many blocks must stand on one before it is read. */
+  ESCROW_BLOCK: z.coerce.bigint().min(1n).default(1n),
+  CONFIRMATIONS: z.coerce.bigint().min(0n).default(5n),
   COLLATERAL_URL: z.url(),
   /** Keys of those who verify NVIDIA's reference manifests and sign tables of them: uncompressed P-256, hexadecimal, separated by commas. */
   RIM_SIGNERS: z

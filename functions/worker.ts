@@ -1,5 +1,5 @@
-import { createPublicClient, http } from 'viem'
-import { runnerRegistryAbi } from '../contracts/abi.ts'
+import { createPublicClient, http, type PublicClient } from 'viem'
+import { escrowAbi, runnerRegistryAbi } from '../contracts/abi.ts'
 import type { Hex } from '../protocol/bytes.ts'
 import { defaultPolicy, type Roots } from '../protocol/evidence/index.ts'
 import { createApp } from './app.ts'
@@ -7,12 +7,19 @@ import type { Context, RegistryReader } from './context.ts'
 import { type Bindings, readSettings, type Settings } from './env.ts'
 import { Directory } from './match/directory.ts'
 import type { ExecutionContext } from './platform.ts'
+import { booksReader, chainReader } from './services/chainReader.ts'
 import { type Reevaluation, reevaluateRunners } from './services/collateral.ts'
+import { indexChain } from './services/indexer.ts'
+import { reconcile } from './services/reconcile.ts'
 import { openDatabase } from './store/database.ts'
 import { databaseDirectory } from './store/directory.ts'
 
-function registryOf({ RPC_URL, REGISTRY }: Settings): RegistryReader {
-  const chain = createPublicClient({ transport: http(RPC_URL, { timeout: 10_000, retryCount: 1 }) })
+const clientOf = ({ RPC_URL }: Settings) =>
+  createPublicClient({ transport: http(RPC_URL, { timeout: 10_000, retryCount: 1 }) })
+
+function registryOf(settings: Settings): RegistryReader {
+  const { REGISTRY, ESCROW } = settings
+  const chain = clientOf(settings)
   return {
     async providerOf(signer) {
       const [provider, active] = await chain.readContract({
@@ -24,6 +31,15 @@ function registryOf({ RPC_URL, REGISTRY }: Settings): RegistryReader {
       return { provider: provider.toLowerCase() as Hex, active }
     },
     alive: async () => (await chain.getBlockNumber()) >= 0n,
+    async accountOf(buyer) {
+      const [balance, requested, withdrawableAt] = await chain.readContract({
+        address: ESCROW,
+        abi: escrowAbi,
+        functionName: 'accounts',
+        args: [buyer],
+      })
+      return { balance, requested, withdrawableAt }
+    },
   }
 }
 
@@ -58,6 +74,28 @@ async function evict({ mailbox }: Context, { signer, verdict }: Reevaluation): P
   await stub.fetch('https://mailbox/evict', { method: 'POST', body: reason })
 }
 
+/** Reads the chain's new events into the database. */
+function indexEscrow({ settings, database, log }: Context) {
+  const chain = chainReader(clientOf(settings) as PublicClient, settings.ESCROW)
+  return indexChain({ database, chain, start: settings.ESCROW_BLOCK, confirmations: settings.CONFIRMATIONS, log })
+}
+
+/** Compares the books of chain, events and receipts. */
+async function compareBooks({ settings, database, log }: Context) {
+  const client = clientOf(settings) as PublicClient
+  const { ESCROW: escrow, TOKEN: token } = settings
+  const treasury = await client.readContract({ address: escrow, abi: escrowAbi, functionName: 'treasury' })
+  return reconcile({
+    database,
+    books: booksReader(client, { escrow, token }),
+    treasury: treasury.toLowerCase() as Hex,
+    log,
+  })
+}
+
+/** When the hourly work is due: collateral, registrations, books. Every other call of the clock reads the chain. */
+const hourly = '23 * * * *'
+
 /** Builds the Worker around the roots its entry trusts: entries differ in nothing else. */
 export function createWorker(rootsOf: (settings: Settings) => Roots[]) {
   let context: Context | undefined
@@ -71,9 +109,12 @@ export function createWorker(rootsOf: (settings: Settings) => Roots[]) {
       app ??= createApp(contextFor(bindings))
       return app.fetch(request, bindings, execution)
     },
-    async scheduled(_event: unknown, bindings: Bindings): Promise<void> {
+    async scheduled({ cron }: { cron: string }, bindings: Bindings): Promise<void> {
       const context = contextFor(bindings)
+      await indexEscrow(context)
+      if (cron !== hourly) return
       await reevaluateRunners(context, (fallen) => evict(context, fallen))
+      await compareBooks(context)
     },
   }
 }

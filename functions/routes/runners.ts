@@ -1,6 +1,7 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Context } from '../context.ts'
 import { AssayError } from '../errors.ts'
+import { getAccount, listPayments } from '../services/accounts.ts'
 import { authorizeSocket } from '../services/connect.ts'
 import { matchRunner } from '../services/match.ts'
 import { listReceipts } from '../services/receipts.ts'
@@ -41,6 +42,29 @@ export function runnerRoutes(context: Context): OpenAPIHono<App> {
           .get(mailbox.idFromName(signer))
           .fetch(`https://mailbox/socket?runner=${signer}`, { headers: { upgrade: 'websocket' } })
         return passed(response)
+      },
+    )
+    .openapi(
+      createRoute({
+        method: 'get',
+        path: '/v1/accounts/{address}',
+        request: { params: z.object({ address: Address }) },
+        responses,
+      }),
+      async (c) => c.json(await getAccount(context, c.req.valid('param').address)) as never,
+    )
+    .openapi(
+      createRoute({
+        method: 'get',
+        path: '/v1/accounts/{address}/payments',
+        request: { params: z.object({ address: Address }), query: Page },
+        responses,
+      }),
+      async (c) => {
+        const { cursor, limit } = c.req.valid('query')
+        const position = positionOf(cursor)
+        const paged = { limit, ...(position === undefined ? {} : { cursor: position }) }
+        return c.json(await listPayments(context, c.req.valid('param').address, paged)) as never
       },
     )
     .openapi(

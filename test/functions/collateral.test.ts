@@ -43,7 +43,11 @@ const context = (): Context => ({
   directory: undefined as never,
   artifacts: undefined as never,
   mailbox: undefined as never,
-  registry: { providerOf: async () => ({ provider, active: true }), alive: async () => true },
+  registry: {
+    providerOf: async () => ({ provider, active: true }),
+    alive: async () => true,
+    accountOf: async () => ({ balance: 0n, requested: 0n, withdrawableAt: 0n }),
+  },
   domain,
   roots: [developmentRoots({ chainId: 31_337, intel: teeNow().rootDer })],
   policy: defaultPolicy,

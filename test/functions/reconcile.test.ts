@@ -7,6 +7,8 @@ import { escrowAbi, testTokenAbi } from '../../contracts/abi.ts'
 import { migrate } from '../../dev/edge.ts'
 import { startNeon } from '../../dev/neon.ts'
 import { startPostgres } from '../../dev/postgres.ts'
+import type { Context } from '../../functions/context.ts'
+import { getAccount, listPayments } from '../../functions/services/accounts.ts'
 import { booksReader, chainReader } from '../../functions/services/chainReader.ts'
 import { indexChain } from '../../functions/services/indexer.ts'
 import { addUp, readPayments } from '../../functions/services/ledger.ts'
@@ -91,6 +93,43 @@ describe('reconcile', () => {
     }
     expect(await compare()).toEqual([])
     expect(alerts).toEqual([])
+  })
+
+  test("behavior: a buyer's money and payments in one view each, page by page", async () => {
+    const buyer = signerOf('buyer').address
+    const [balance, requested, withdrawableAt] = await it.read<readonly [bigint, bigint, bigint]>('accounts', [buyer])
+    const registry = { accountOf: async () => ({ balance, requested, withdrawableAt }) }
+    const context = { database, registry } as unknown as Context
+    expect(await getAccount(context, buyer)).toEqual({
+      address: buyer,
+      deposit: '99150',
+      available: '99150',
+      requested: '0',
+      withdrawableAt: null,
+    })
+    const all = await listPayments(context, buyer, { limit: 10 })
+    expect(all.payments.map(({ amount, settledTotal }) => [amount, settledTotal])).toEqual([
+      ['100', '800'],
+      ['50', '50'],
+      ['700', '700'],
+    ])
+    const first = await listPayments(context, buyer, { limit: 2 })
+    const rest = await listPayments(context, buyer, { limit: 2, cursor: Number(first.nextCursor) })
+    expect([...first.payments, ...rest.payments]).toEqual(all.payments)
+    expect(rest.nextCursor).toBeNull()
+    expect((await listPayments(context, signerOf('stranger').address, { limit: 10 })).payments).toEqual([])
+  })
+
+  test('behavior: what was asked back is not available, and a chain that does not answer is said', async () => {
+    const account = { balance: 100n, requested: 400n, withdrawableAt: 1_800_000_000n }
+    const asked = { registry: { accountOf: async () => account } } as unknown as Context
+    expect(await getAccount(asked, treasury)).toMatchObject({
+      available: '0',
+      requested: '100',
+      withdrawableAt: '2027-01-15T08:00:00.000Z',
+    })
+    const away = { registry: { accountOf: () => Promise.reject(new Error('refused')) } } as unknown as Context
+    await expect(getAccount(away, treasury)).rejects.toMatchObject({ code: 'unavailable' })
   })
 
   test('behavior: a payment above every receipt seen here is told, with where its receipt is', async () => {

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -75,7 +76,12 @@ async function deployOrFind(
 ): Promise<{ contracts: Contracts; fresh: boolean }> {
   const file = join(stateDir, 'contracts.json')
   if (existsSync(file)) {
-    const contracts = JSON.parse(readFileSync(file, 'utf8')) as Contracts
+    const { version, ...contracts } = JSON.parse(readFileSync(file, 'utf8')) as Contracts & { version?: string }
+    if (version !== contractsVersion()) {
+      throw new Error(
+        `The marketplace kept in ${stateDir} has contracts of another version, with which this one cannot speak. Delete that folder to begin anew.`,
+      )
+    }
     const code = await chain.publicClient.getCode({ address: contracts.escrow })
     if (code) {
       // A restored chain has forgotten its block hashes, and a quote's nonce is a recent one.
@@ -109,8 +115,14 @@ async function deployOrFind(
     }
     return deployed
   })
-  writeFileSync(file, JSON.stringify(contracts))
+  writeFileSync(file, JSON.stringify({ ...contracts, version: contractsVersion() }))
   return { contracts, fresh: true }
+}
+
+/** Names the contracts' interface: what was deployed under another one cannot be spoken with. */
+function contractsVersion(): string {
+  const source = readFileSync(new URL('../contracts/abi.ts', import.meta.url))
+  return createHash('sha256').update(source).digest('hex').slice(0, 16)
 }
 
 async function startCollateral(tee: ReturnType<typeof createDevelopmentTee>) {

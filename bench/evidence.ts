@@ -6,6 +6,7 @@ import { build } from 'esbuild'
 import { createEvidenceCache, vendorRoots, verifyEvidence } from '../protocol/evidence/index.ts'
 import { type RealQuote, realQuotes, recordedPolicy } from '../test/fixtures/quotes.ts'
 import type { Row } from './main.ts'
+import { sideBySide } from './sideBySide.ts'
 
 type Peer = { verify(quote: Uint8Array, collateral: Record<string, string>, now: number): unknown }
 
@@ -23,27 +24,6 @@ async function browserBuild(folder: string): Promise<Peer> {
     logLevel: 'silent',
   })
   return require(outfile) as Peer
-}
-
-async function once(run: () => unknown): Promise<number> {
-  const start = performance.now()
-  await run()
-  return performance.now() - start
-}
-
-const median = (times: number[]) => times.sort((a, b) => a - b)[times.length >> 1]!
-
-/** Runs contenders in turns, so that whatever else the machine does falls on all of them alike; medians in milliseconds. */
-async function sideBySide<K extends string>(rounds: number, contenders: Record<K, () => unknown>) {
-  const names = Object.keys(contenders) as K[]
-  const times = Object.fromEntries(names.map((name) => [name, [] as number[]])) as Record<K, number[]>
-  for (let round = -5; round < rounds; round++) {
-    for (const name of names) {
-      const time = await once(contenders[name])
-      if (round >= 0) times[name].push(time)
-    }
-  }
-  return Object.fromEntries(names.map((name) => [name, median(times[name])])) as Record<K, number>
 }
 
 /** Measures one whole TDX verification beside another library's, which checks less (no CRL signatures, no module identity), on a real quote. */
@@ -68,12 +48,15 @@ export async function run(): Promise<Row[]> {
       if (verdict.verdict !== 'verified') throw new Error(`Not verified: ${verdict.refusals[0]?.detail}`)
     }
     const cache = createEvidenceCache()
-    const times = await sideBySide(60, {
-      whole: () => ours(),
-      cached: () => ours(cache),
-      node: () => node.verify(quote, plain, now),
-      browser: () => browser.verify(quote, plain, now),
-    })
+    const times = await sideBySide(
+      {
+        whole: () => ours(),
+        cached: () => ours(cache),
+        node: () => node.verify(quote, plain, now),
+        browser: () => browser.verify(quote, plain, now),
+      },
+      { turns: 60 },
+    )
     const row = (figure: string, value: number, baseline: number, bar: number): Row => {
       const ratio = value / baseline
       return { figure, value, unit: 'ms', baseline, ratio, bar, met: ratio <= bar }

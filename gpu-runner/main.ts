@@ -314,19 +314,30 @@ const stop = async () => {
 process.on('SIGTERM', () => void stop())
 process.on('SIGINT', () => void stop())
 
+/** A renewal costs gas, so one that failed is tried again only after this long. */
+const attestRetryMs = 600_000
+
 // New listings are picked up, and the registration renewed well before it runs out, with the same keys and a fresh nonce.
 let settledAt = now()
+let attestAt = 0
 while (!stopping.signal.aborted) {
   await sleep(2_000, undefined, { signal: stopping.signal }).catch(() => {})
   if (stopping.signal.aborted) break
   try {
     await admitModels()
-    if (validUntil - now() / 1000 < 6 * 3600) await attest()
+    if (validUntil - now() / 1000 < 6 * 3600 && now() >= attestAt) {
+      attestAt = now() + attestRetryMs
+      await attest()
+    }
+  } catch (error) {
+    log('refresh_failed', { message: error instanceof Error ? error.message : 'unknown' })
+  }
+  try {
     if (now() - settledAt > config.ASSAY_SETTLE_SECONDS * 1000) {
       settledAt = now()
       await settle()
     }
   } catch (error) {
-    log('refresh_failed', { message: error instanceof Error ? error.message : 'unknown' })
+    log('settle_failed', { message: error instanceof Error ? error.message : 'unknown' })
   }
 }

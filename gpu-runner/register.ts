@@ -20,6 +20,9 @@ export type EdgeRegistration = {
   registration: { provider: Hex; signature: Hex }
 }
 
+/** How often a registration that is already on chain is offered to the edge: for about a minute. */
+const postAttempts = 6
+
 /** How long a statement is good for, in seconds: as long as the registry keeps a registration. */
 export const statementSeconds = 86_400
 
@@ -44,6 +47,7 @@ export async function registerRunner({
   collateralFor,
   postToEdge,
   now,
+  sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
 }: {
   tee: Tee
   chain: RunnerChain
@@ -58,6 +62,8 @@ export async function registerRunner({
   collateralFor: (evidence: EvidenceOf<'tdx'>) => Promise<CollateralOf<'tdx'>>
   postToEdge: (registration: EdgeRegistration) => Promise<void>
   now: () => number
+  /** Waits, in milliseconds. */
+  sleep?: (ms: number) => Promise<unknown>
 }): Promise<{ validUntil: number; workload: Hex }> {
   const measured = onChain(await tee.evidence(new Uint8Array(64)))
   const workload = tdxWorkload(parseTdxQuote(measured.quote).body)
@@ -91,11 +97,20 @@ export async function registerRunner({
     signerKey: concat(secp256k1.Point.fromBytes(signer.publicKey).toBytes(false)),
     signature,
   })
-  await postToEdge({
+  const registration: EdgeRegistration = {
     statement: toHex(bytes),
     evidence: evidenceToJson(evidence),
     ...(gpuEvidence.length > 0 ? { gpus: gpuEvidence.map((each) => evidenceToJson({ format: 'gpu', ...each })) } : {}),
     registration: { provider: chain.provider, signature: toHex(signature) },
-  })
-  return { validUntil, workload }
+  }
+  // The chain has been paid: what is left to do is said again, never paid again.
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await postToEdge(registration)
+      return { validUntil, workload }
+    } catch (error) {
+      if (attempt === postAttempts) throw error
+      await sleep(500 * 2 ** attempt)
+    }
+  }
 }

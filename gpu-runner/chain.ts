@@ -148,13 +148,13 @@ export function connectChain({
   return {
     provider: account.address.toLowerCase() as Address,
     async depositOf(buyer) {
-      const [balance] = await publicClient.readContract({
+      const [balance, requested] = await publicClient.readContract({
         address: escrow,
         abi: escrowAbi,
         functionName: 'accounts',
         args: [buyer],
       })
-      return balance
+      return requested < balance ? balance - requested : 0n
     },
     settledOf: (channel) =>
       publicClient.readContract({ address: escrow, abi: escrowAbi, functionName: 'settled', args: [channel] }),

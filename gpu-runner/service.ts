@@ -39,6 +39,7 @@ export type ServedModel = {
 
 /** Reads the chain for what a runner must know before it works on credit. */
 export type ChainReader = {
+  /** Reads what a buyer has deposited and not asked back. */
   depositOf(buyer: Hex): Promise<bigint>
   settledOf(channel: Hex): Promise<bigint>
   /** Asks a contract wallet (ERC-1271); null when the buyer has no code. */
@@ -46,6 +47,9 @@ export type ChainReader = {
   /** Tells how much a key may still spend for a buyer in a channel of a model; 0 without a mandate. `at` in unix seconds. */
   mandateLeft(asked: { buyer: Hex; key: Hex; model: Hex; channel: Hex; at: number }): Promise<bigint>
 }
+
+/** How long a deposit that was read is relied on: a withdrawal takes longer than this to leave. */
+const depositFreshMs = 60_000
 
 /** Most channels kept that nobody has vouched for. */
 const maxUnproven = 4_096
@@ -86,7 +90,7 @@ export class JobService {
   /** Channels nobody has vouched for yet, oldest first. */
   readonly #unproven = new Set<Hex>()
   readonly #waiting = new Map<string, Promise<Finished>>()
-  readonly #deposits = new Map<Hex, bigint>()
+  readonly #deposits = new Map<Hex, { amount: bigint; readAt: number }>()
   #draining = false
 
   constructor(deps: ServiceDeps) {
@@ -298,11 +302,13 @@ export class JobService {
       }
       return sum
     }
-    if ((await owed()) <= (this.#deposits.get(buyer) ?? 0n)) return null
-    this.#deposits.set(buyer, await this.#deps.chain.depositOf(buyer))
-    this.#settled.set(toHex(channel.id), await this.#deps.chain.settledOf(toHex(channel.id)))
+    const { chain, now } = this.#deps
+    const known = this.#deposits.get(buyer)
+    if (known && now() - known.readAt < depositFreshMs && (await owed()) <= known.amount) return null
+    const deposit = await chain.depositOf(buyer)
+    this.#deposits.set(buyer, { amount: deposit, readAt: now() })
+    this.#settled.set(toHex(channel.id), await chain.settledOf(toHex(channel.id)))
     const due = await owed()
-    const deposit = this.#deposits.get(buyer)!
     return due <= deposit
       ? null
       : refusal('unfunded', `The buyer's deposit is ${deposit}; ${due} is needed. Deposit more.`)

@@ -96,11 +96,13 @@ describe('JobService', () => {
     journal,
     capacity = 100,
     model = served(),
+    now = Date.now,
   }: {
     chain?: Partial<ChainReader>
     journal?: Journal
     capacity?: number
     model?: ServedModel
+    now?: () => number
   } = {}) {
     const own = journal ?? openJournal(join(folder, `${journals++}.sqlite`))
     const reader: ChainReader = {
@@ -118,7 +120,7 @@ describe('JobService', () => {
       journal: own,
       chain: reader,
       log: () => {},
-      now: Date.now,
+      now,
       maxBatch: 64,
       capacity,
     })
@@ -205,6 +207,27 @@ describe('JobService', () => {
     expect(await service.handle(await ask(await channel(), 1n, { by: stranger }))).toMatchObject({
       reason: 'bad_voucher',
     })
+  })
+
+  test('behavior: a deposit is read again after a minute, so that one asked back is not worked against', async () => {
+    let clock = Date.now()
+    let deposit = 1_000n
+    let reads = 0
+    const { service } = open({
+      now: () => clock,
+      chain: {
+        depositOf: async () => {
+          reads++
+          return deposit
+        },
+      },
+    })
+    const of = await channel()
+    for (const job of [1n, 2n]) expect('receipt' in (await service.handle(await ask(of, job)))).toBe(true)
+    expect(reads).toBe(1)
+    deposit = 0n
+    clock += 61_000
+    expect(await service.handle(await ask(of, 3n))).toMatchObject({ reason: 'unfunded' })
   })
 
   test('attack: openings without a good voucher never reach the disk, and only so many are remembered', async () => {

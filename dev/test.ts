@@ -46,6 +46,7 @@ async function vitest(args: string[]): Promise<Sum> {
 function forge(): Sum {
   const result = spawnSync(bin('forge'), ['test', '--json'], {
     cwd: root,
+    env: { ...process.env, ...(process.env.LONG === '1' ? { FOUNDRY_PROFILE: 'long' } : {}) },
     encoding: 'utf8',
     maxBuffer: 1 << 28,
     stdio: ['ignore', 'pipe', 'inherit'],

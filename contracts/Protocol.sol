@@ -101,15 +101,32 @@ library Protocol {
     }
 
     /// @notice Computes the digest of a detail.
-    function detailDigest(Detail calldata d) internal pure returns (bytes32) {
-        return sha256(abi.encodePacked("ASY1detl", d.input, d.output, d.execution, d.price));
+    function detailDigest(Detail calldata d) internal view returns (bytes32 digest) {
+        assembly ("memory-safe") {
+            let at := mload(0x40)
+            mstore(at, shl(192, 0x415359316465746c))
+            calldatacopy(add(at, 0x08), d, 0x60)
+            mstore(add(at, 0x68), shl(128, calldataload(add(d, 0x60))))
+            if iszero(staticcall(gas(), 2, at, 0x78, 0, 0x20)) { revert(0, 0) }
+            digest := mload(0)
+        }
     }
 
     /// @notice Computes the Merkle leaf of a receipt.
-    function leaf(bytes32 channel, Receipt calldata r) internal pure returns (bytes32) {
-        return sha256(
-            abi.encodePacked(bytes1(0x00), "ASY1rcpt", channel, r.job, r.status, r.cumulative, r.finishedAt, r.detail)
-        );
+    function leaf(bytes32 channel, Receipt calldata r) internal view returns (bytes32 hash) {
+        // A zero byte, the tag, the channel, then the receipt's fields at their own widths: 106 bytes.
+        assembly ("memory-safe") {
+            let at := mload(0x40)
+            mstore(at, shl(184, 0x004153593172637074))
+            mstore(add(at, 9), channel)
+            mstore(add(at, 41), shl(192, calldataload(r)))
+            mstore(add(at, 49), shl(248, calldataload(add(r, 0x20))))
+            mstore(add(at, 50), shl(128, calldataload(add(r, 0x40))))
+            mstore(add(at, 66), shl(192, calldataload(add(r, 0x60))))
+            mstore(add(at, 74), calldataload(add(r, 0x80)))
+            if iszero(staticcall(gas(), 2, at, 106, 0, 0x20)) { revert(0, 0) }
+            hash := mload(0)
+        }
     }
 
     function node(bytes32 left, bytes32 right) internal view returns (bytes32 hash) {

@@ -14,11 +14,11 @@ contract ProtocolHarness {
         return Protocol.channelOf(domain, t);
     }
 
-    function detailDigest(Detail calldata d) external pure returns (bytes32) {
+    function detailDigest(Detail calldata d) external view returns (bytes32) {
         return Protocol.detailDigest(d);
     }
 
-    function leaf(bytes32 channel, Receipt calldata r) external pure returns (bytes32) {
+    function leaf(bytes32 channel, Receipt calldata r) external view returns (bytes32) {
         return Protocol.leaf(channel, r);
     }
 

@@ -12,6 +12,8 @@ export type TdxMeasurements = Partial<
 export type SnpPolicy = {
   refusedProducts: readonly AmdProduct[]
   minimumTcb: Readonly<Record<AmdProduct, Partial<SnpTcb>>>
+  /** Leaves the verdict `unknown` for a product that has no minimum; otherwise the claim alone is unknown. */
+  requireMinimumTcb: boolean
   /** Requires ALIAS_CHECK_COMPLETE, without which memory modules that lie about their size go unnoticed (AMD-SB-3015). */
   requireAliasCheck: boolean
   /** Accepts firmware that is running but not committed, which could be rolled back. */
@@ -79,6 +81,7 @@ export const defaultPolicy: Policy = {
     refusedProducts: ['Milan'],
     // The lowest versions at which the reports we hold show the alias check done; raised by hand as AMD's bulletins come out.
     minimumTcb: { Milan: { snp: 24 }, Genoa: { bootloader: 10, snp: 23 }, Turin: {} },
+    requireMinimumTcb: true,
     requireAliasCheck: true,
     provisionalFirmware: false,
     maxVmpl: 0,
@@ -97,6 +100,7 @@ export const evidencePolicy: Policy = {
   snp: {
     refusedProducts: [],
     minimumTcb: { Milan: {}, Genoa: {}, Turin: {} },
+    requireMinimumTcb: false,
     requireAliasCheck: false,
     provisionalFirmware: true,
     maxVmpl: 3,

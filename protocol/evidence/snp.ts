@@ -192,7 +192,7 @@ async function verify(
   collateral: SnpCollateral,
   context: EvidenceContext,
   found: Found,
-): Promise<undefined> {
+): Promise<'unknown' | undefined> {
   const { policy, trace } = context
   const report = await step(
     trace,
@@ -286,20 +286,29 @@ async function verify(
     () => checkGuest(report, policy),
   )
   assert(found, 'isolated', 'Not in debug mode, no migration agent.', 'hardware')
-  found.tcbStatus = 'OutOfDate'
+  const minimum = Object.keys(policy.snp.minimumTcb[chip.product]).length > 0
+  found.tcbStatus = minimum ? 'OutOfDate' : null
   const current = await step(
     trace,
     {
       check: 'TCB',
       compared: tcbText(readSnpTcb(chip.product, report.tcb.reported)),
-      with: `minimum for ${chip.product}`,
+      with: minimum ? `minimum for ${chip.product}` : 'committed firmware; no minimum is set',
       from: `policy ${policy.version}`,
     },
     () => checkTcb(report, chip, policy),
   )
-  found.tcbStatus = 'UpToDate'
-  assert(found, 'tcb_current', `${current} AMD publishes no signed table, so the minimum is the policy's own.`)
+  found.tcbStatus = minimum ? 'UpToDate' : null
+  found.claims.push({
+    claim: 'tcb_current',
+    status: minimum ? 'asserted' : 'unknown',
+    source: 'verifier',
+    detail: minimum
+      ? `${current} AMD publishes no signed table, so the minimum is the policy's own.`
+      : `The policy sets no minimum TCB for ${chip.product}.`,
+  })
   checkWorkload(found, measurement.workload, context)
+  return minimum || !policy.snp.requireMinimumTcb ? undefined : 'unknown'
 }
 
 /** Verifies an SNP report against AMD's certificates: a verdict, never an exception, for any bytes. Pure in its arguments; a cache changes its speed only. */

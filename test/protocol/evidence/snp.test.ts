@@ -42,7 +42,7 @@ async function judge(options: Options, policy = defaultPolicy) {
 }
 
 describe('verifyEvidence on development SNP reports', () => {
-  test.each<Options>([{}, { version: 3 }, { version: 4 }, { product: 'Turin' }, { kind: 'VLEK' }])(
+  test.each<Options>([{}, { version: 3 }, { version: 4 }, { kind: 'VLEK' }])(
     'behavior: a sound machine %j is verified',
     async (options) => {
       const verdict = await judge(options)
@@ -98,6 +98,16 @@ describe('verifyEvidence on development SNP reports', () => {
       expect(verdict.validUntil).toBe(0)
     },
   )
+
+  test('behavior: a product without a minimum TCB is unknown by default, and its TCB is never said to be current', async () => {
+    const open = await judge({ product: 'Turin' })
+    expect(open).toMatchObject({ verdict: 'unknown', tcbStatus: null, refusals: [] })
+    expect(open.claims.find(({ claim }) => claim === 'tcb_current')?.status).toBe('unknown')
+    const minimumTcb = { ...defaultPolicy.snp.minimumTcb, Turin: { fmc: 1, snp: 4 } }
+    const set = { ...defaultPolicy, snp: { ...defaultPolicy.snp, minimumTcb } }
+    expect(await judge({ product: 'Turin' }, set)).toMatchObject({ verdict: 'verified', tcbStatus: 'UpToDate' })
+    expect((await judge({ product: 'Turin', faults: ['tcb_too_low'] }, set)).refusals[0]?.reason).toBe('tcb_status')
+  })
 
   test('refusal: Milan by default; a policy that names it not takes it', async () => {
     expect((await judge({ product: 'Milan' })).refusals[0]?.reason).toBe('platform_denied')

@@ -27,7 +27,8 @@ const Config = z.object({
     ),
   ASSAY_THREADS: z.coerce.number().int().min(1).max(256).default(1),
   ASSAY_CAPACITY: z.coerce.number().int().min(1).max(65_536).default(1_024),
-  ASSAY_MAX_BATCH: z.coerce.number().int().min(1).max(4_096).default(64),
+  /** Most rows of one run: as many as admission compares with rows run alone. */
+  ASSAY_MAX_BATCH: z.coerce.number().int().min(1).max(64).default(64),
   /** How often earnings are claimed, in seconds; a claim must reach the chain within a day of its terms' end. */
   ASSAY_SETTLE_SECONDS: z.coerce.number().int().min(10).max(43_200).default(600),
   ASSAY_CONTROL_PORT: z.coerce.number().int().min(0).max(65_535).default(0),

@@ -6,7 +6,7 @@ import { asn1, DerReader, inside, readOid } from './der.ts'
 import { assert, type EvidenceContext, type Found, judge } from './judge.ts'
 import { compareWithRims, type RimTable, type SignedRimTable, verifyRimTable } from './rim.ts'
 import { opaqueField, opaqueText, parseSpdm, type SpdmMeasurements, vbiosVersion } from './spdm.ts'
-import { type Refusal, reading, require, type Verdict } from './verdict.ts'
+import { type Refusal, Refused, reading, require, type Verdict } from './verdict.ts'
 import {
   type Certificate,
   checkIssued,
@@ -128,25 +128,35 @@ export function gpuIdentity(leaf: Certificate, { opaque }: SpdmMeasurements): Id
   }
 }
 
+/** Says why a table cannot be used; null where it can. */
+async function refuseTable(signed: SignedRimTable, { roots, policy, now }: EvidenceContext): Promise<Refused | null> {
+  const { table } = signed
+  if (!(await verifyRimTable(signed, roots.rimSigners ?? [])))
+    return new Refused('rim_invalid', `Table ${table.id} is signed by nobody this verifier trusts.`)
+  if (!policy.gpu.acceptExpiredRim && now > table.signerNotAfter)
+    return new Refused('rim_invalid', `The certificate behind table ${table.id} has expired.`)
+  return null
+}
+
+/** Finds the table for what a GPU runs, among tables for any number of versions. Null where there is none of this kind at all; throws Refused where there are and none will do. */
 async function findTable(
   collateral: GpuCollateral,
   kind: RimTable['kind'],
   version: string,
   context: EvidenceContext,
 ): Promise<RimTable | null> {
-  for (const signed of collateral.rims) {
-    if (signed.table.kind !== kind) continue
+  let why: Refused | null = null
+  for (const signed of collateral.rims.filter(({ table }) => table.kind === kind)) {
     const { table } = signed
-    require(await verifyRimTable(
-      signed,
-      context.roots.rimSigners ?? [],
-    ), 'rim_invalid', `Table ${table.id} is signed by nobody this verifier trusts.`)
-    require(context.policy.gpu.acceptExpiredRim ||
-      context.now <= table.signerNotAfter, 'rim_invalid', `The certificate behind table ${table.id} has expired.`)
-    require(table.version.toUpperCase() ===
-      version.toUpperCase(), 'rim_mismatch', `Table ${table.id} is for ${kind} ${table.version}, the GPU runs ${version}.`)
-    return table
+    if (table.version.toUpperCase() !== version.toUpperCase()) {
+      why ??= new Refused('rim_mismatch', `Table ${table.id} is for ${kind} ${table.version}, the GPU runs ${version}.`)
+      continue
+    }
+    const refused = await refuseTable(signed, context)
+    if (!refused) return table
+    why = refused
   }
+  if (why) throw why
   return null
 }
 

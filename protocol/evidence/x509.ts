@@ -1,4 +1,4 @@
-import { EncodingError, equalBytes, fromBase64, type Hex, toHex } from '../bytes.ts'
+import { EncodingError, equalBytes, fromBase64, type Hex, toBase64, toHex } from '../bytes.ts'
 import {
   asn1,
   DerReader,
@@ -300,13 +300,16 @@ export function parseCrl(der: Uint8Array, profile: Profile = p256Profile): Crl {
   }
 }
 
-/** Splits PEM text into the DER of its certificates. Throws EncodingError on text between them or on bad base64. */
+/** Splits PEM text into the DER of its certificates (RFC 7468, lines of any length). Throws EncodingError on text between them or on base64 that is not the one way to write those bytes. */
 export function parsePem(text: string): Uint8Array[] {
   const certificates: Uint8Array[] = []
   const rest = text.replace(
-    /-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*?)-----END CERTIFICATE-----/g,
+    /-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\r\n]*?)-----END CERTIFICATE-----/g,
     (_, body: string) => {
-      certificates.push(fromBase64(body.replace(/\s/g, '')))
+      const base64 = body.replace(/[\r\n]/g, '')
+      const der = fromBase64(base64)
+      if (toBase64(der) !== base64) throw new EncodingError('PEM has base64 with bits left over.')
+      certificates.push(der)
       return ''
     },
   )

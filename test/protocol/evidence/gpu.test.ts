@@ -111,6 +111,23 @@ describe('verifyEvidence on development GPUs', () => {
     expect((await ask({ rims, ocsp: null }, { ...defaultPolicy, requireRevocation: false })).verdict).toBe('verified')
   })
 
+  test('behavior: tables for any number of drivers, in any order; one that will not do spoils none that will', async () => {
+    const gpu = await machine()
+    const { rims, ocsp } = gpu.collateral()
+    const others = [
+      ...(await machine(['other_driver'])).collateral().rims,
+      ...(await machine(['rim_by_stranger'])).collateral().rims,
+    ]
+    for (const list of [[...others, ...rims], [...rims, ...others], [...rims, ...others].reverse()]) {
+      const verdict = await verifyEvidence(
+        { format: 'gpu', ...gpu.evidence(nonce) },
+        { format: 'gpu', rims: list, ocsp },
+        { now, nonce, roots: rootsOf(gpu), policy: defaultPolicy },
+      )
+      expect(verdict.verdict).toBe('verified')
+    }
+  })
+
   test('refusal: a GPU on the deny list; a hold passes only where the policy says so', async () => {
     const { measurement } = await judge([])
     const denied = await judge([], { ...defaultPolicy, deniedPlatforms: [measurement!.ueid!.slice(2)] })

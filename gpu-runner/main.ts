@@ -13,8 +13,8 @@ import { connectDigest, successionDigest } from '../protocol/registration.ts'
 import { connectChain } from './chain.ts'
 import { readConfig } from './config.ts'
 import { canShareRuns } from './engine/admission.ts'
-import { createExecutor } from './engine/executor.ts'
-import { checkListing, fetchModel, type ModelJson } from './engine/models.ts'
+import { createExecutor, ModelError } from './engine/executor.ts'
+import { checkListing, fetchModel, type ModelJson, ModelRefusedError } from './engine/models.ts'
 import { openJournal } from './journal.ts'
 import { type Link, openLink } from './link.ts'
 import { createLog } from './log.ts'
@@ -131,7 +131,9 @@ async function attest(): Promise<void> {
 }
 await attest()
 
-const refusedModels = new Set<string>()
+/** Models not to be tried before a time: never again for what is wrong with the model itself, a minute for a download that failed. */
+const refusedModels = new Map<string, number>()
+const modelRetryMs = 60_000
 
 /** Admits listed models that this runner should serve and does not yet. */
 async function admitModels(): Promise<void> {
@@ -143,7 +145,7 @@ async function admitModels(): Promise<void> {
     ).json()) as { models: ModelJson[]; nextCursor: string | null }
     cursor = page.nextCursor
     for (const json of page.models) {
-      if (service.models.includes(json.digest) || refusedModels.has(json.digest)) continue
+      if (service.models.includes(json.digest) || now() < (refusedModels.get(json.digest) ?? 0)) continue
       if (wanted !== 'any' && !wanted.includes(json.digest)) continue
       await admitModel(json)
     }
@@ -182,8 +184,12 @@ async function admitModel(json: ModelJson): Promise<void> {
     log('model_admitted', { model: json.digest, name: model.manifest.name, sharedRuns: shared })
     links[0]?.sayHello()
   } catch (error) {
-    refusedModels.add(json.digest)
-    log('model_refused', { model: json.digest, reason: error instanceof Error ? error.message : 'unknown' })
+    const lasting = error instanceof ModelRefusedError || error instanceof ModelError
+    refusedModels.set(json.digest, lasting ? Number.POSITIVE_INFINITY : now() + modelRetryMs)
+    log(lasting ? 'model_refused' : 'model_delayed', {
+      model: json.digest,
+      reason: error instanceof Error ? error.message : 'unknown',
+    })
   }
 }
 

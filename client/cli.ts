@@ -21,7 +21,7 @@ import {
   type Roots,
   type Verdict,
   vendorRoots,
-  verifyEvidence,
+  verifyUnderRoots,
 } from '../protocol/evidence/index.ts'
 import { developmentRoots, localChainIds } from '../protocol/evidence/roots.development.ts'
 import { Refused } from '../protocol/evidence/verdict.ts'
@@ -272,20 +272,18 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     const at = asked ?? now ?? Math.floor(Date.now() / 1000)
     const policy = { ...evidencePolicy, ...(values.policy ? (json(values.policy, 'a policy') as object) : {}) }
     const rows: Check[] = []
-    let verdict: Verdict | undefined
-    for (const trusted of rootsFor(localChainIds[0]!, values['development-root'])) {
-      const roots = rimSigner ? { ...trusted, rimSigners: [...(trusted.rimSigners ?? []), rimSigner] } : trusted
-      rows.length = 0
-      verdict = await verifyEvidence(evidence, collateral, { now: at, roots, policy, trace: (row) => rows.push(row) })
-      if (verdict.refusals[0]?.reason !== 'untrusted_root') break
-    }
+    const roots = rootsFor(localChainIds[0]!, values['development-root']).map((trusted) =>
+      rimSigner ? { ...trusted, rimSigners: [...(trusted.rimSigners ?? []), rimSigner] } : trusted,
+    )
+    const trace = (row: Check) => rows.push(row)
+    const verdict = await verifyUnderRoots(evidence, collateral, { now: at, roots, policy, trace })
     const eventLog = values['event-log'] ? await readEventLog(file(values['event-log'], 'an event log')) : read.eventLog
     const explained =
-      eventLog && verdict!.tee === 'tdx' && measured(verdict!)
-        ? await explainEventLog(eventLog, measured(verdict!)!)
+      eventLog && verdict.tee === 'tdx' && measured(verdict)
+        ? await explainEventLog(eventLog, measured(verdict)!)
         : null
-    verdict!.claims.push(...(explained?.claims ?? []))
-    const { tee, root, tcbStatus, advisories, measurement, refusals } = verdict!
+    verdict.claims.push(...(explained?.claims ?? []))
+    const { tee, root, tcbStatus, advisories, measurement, refusals } = verdict
     return {
       result: {
         ...verdict,
@@ -296,7 +294,7 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
       },
       lines: [
         ...rows.map(checkLine),
-        `${verdict!.verdict}: ${tee} on a ${root} root as of ${new Date(at * 1000).toISOString()}, TCB ${tcbStatus ?? 'not judged'}${advisories.length > 0 ? ` (${advisories.join(', ')})` : ''}`,
+        `${verdict.verdict}: ${tee} on a ${root} root as of ${new Date(at * 1000).toISOString()}, TCB ${tcbStatus ?? 'not judged'}${advisories.length > 0 ? ` (${advisories.join(', ')})` : ''}`,
         ...(measurement ? [`workload ${measurement.workload}`] : []),
         ...(explained?.claims.map(
           ({ claim, status, detail }) => `${{ asserted: '✓', refuted: '✗', unknown: '?' }[status]} ${claim}: ${detail}`,
@@ -308,7 +306,7 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
           ? []
           : ["No collateral was given, so nothing was checked: name the vendor's with --collateral."]),
       ],
-      exit: { verified: 0, refuted: 1, unknown: 2 }[verdict!.verdict],
+      exit: { verified: 0, refuted: 1, unknown: 2 }[verdict.verdict],
     }
   },
 

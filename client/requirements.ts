@@ -1,5 +1,5 @@
 import type { Hex } from '../protocol/bytes.ts'
-import { tcbStatuses, type Verdict } from '../protocol/evidence/verdict.ts'
+import { tcbRank, type tcbStatuses, type Verdict } from '../protocol/evidence/verdict.ts'
 import { VerificationError } from './errors.ts'
 
 /** Says what a machine has to be; ages in seconds. */
@@ -15,18 +15,13 @@ export type Requirements = {
   maxAttestationAgeSeconds?: number
 }
 
-const rank = (status: string | null) => {
-  const at = (tcbStatuses as readonly (string | null)[]).indexOf(status)
-  return at === -1 ? tcbStatuses.length : at
-}
-
 /** Holds a verdict against what was required of the machine: the edge chose it, and nobody takes its word. Throws VerificationError `requirements_unmet`. */
 export function checkRequirements(verdict: Verdict, required: Requirements): void {
   const { tee, tcbStatus, gpuAttested, measurement } = required
   const refuse = (what: string, wanted: unknown, has: unknown) =>
     new VerificationError('requirements_unmet', `The machine's ${what} is ${has}; ${wanted} was required.`)
   if (tee !== undefined && verdict.tee !== tee) throw refuse('TEE', tee, verdict.tee)
-  if (tcbStatus !== undefined && rank(verdict.tcbStatus) > rank(tcbStatus))
+  if (tcbStatus !== undefined && tcbRank(verdict.tcbStatus) > tcbRank(tcbStatus))
     throw refuse('TCB status', tcbStatus, verdict.tcbStatus)
   if (measurement !== undefined && verdict.measurement?.workload !== measurement)
     throw refuse('workload', measurement, verdict.measurement?.workload ?? null)

@@ -7,7 +7,7 @@ import {
   type Policy,
   type Roots,
   type Verdict,
-  verifyEvidence,
+  verifyUnderRoots,
 } from '../protocol/evidence/index.ts'
 import { checkStatement, type Statement } from '../protocol/evidence/statement.ts'
 import type { JobAnswer } from '../protocol/frames.ts'
@@ -59,13 +59,9 @@ export async function checkRunner(
     registry,
   }: { roots: readonly Roots[]; policy: Policy; now: number; chainId: number; registry: Hex },
 ): Promise<{ verdict: Verdict; statement: Statement }> {
-  let verdict: Verdict | undefined
-  for (const each of roots) {
-    verdict = await verifyEvidence(evidence, collateral, { now, roots: each, policy })
-    if (verdict.refusals[0]?.reason !== 'untrusted_root') break
-  }
-  if (verdict?.verdict !== 'verified') {
-    const [refusal] = verdict?.refusals ?? []
+  const verdict = await verifyUnderRoots(evidence, collateral, { now, roots, policy })
+  if (verdict.verdict !== 'verified') {
+    const [refusal] = verdict.refusals
     const onlyVendor = roots.every(({ kind }) => kind === 'vendor')
     need(
       !(refusal?.reason === 'untrusted_root' && onlyVendor),

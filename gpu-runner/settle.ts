@@ -14,12 +14,6 @@ export type Settlement = { transactions: { hash: Hex; gasUsed: string }[]; chann
 /** Most channels claimed in one transaction: 250 stay under the gas cap of a transaction (EIP-7825). */
 const channelsPerTransaction = 250
 
-/** Puts claims of one listing together: they are packed, paid and recorded together. */
-function byListing(claims: readonly Claimable[]): Claimable[] {
-  const ordered = orderClaims(claims.map((claim) => ({ ...claim, terms: claim.channel.terms })))
-  return ordered.map(({ channel, entry }) => ({ channel, entry }))
-}
-
 /**
  * Claims what journalled channels are owed beyond what the chain has paid. Channels of the living key go together under one signature;
  * a predecessor's key is gone, so its channels go one by one with the proofs their receipts already have. Paying twice is impossible:
@@ -65,7 +59,7 @@ export async function settleJournal({
       for (const claim of owed) await done([claim], await chain.settleOne(claim))
       continue
     }
-    const ordered = byListing(owed)
+    const ordered = orderClaims(owed, ({ channel }) => channel.terms)
     for (let from = 0; from < ordered.length; from += channelsPerTransaction) {
       const claims = ordered.slice(from, from + channelsPerTransaction)
       const root = merkleRoot(claims.map(({ entry }) => receiptLeaf(entry.receipt)))

@@ -9,7 +9,7 @@ import {
   type Policy,
   type Roots,
   type Verdict,
-  verifyEvidence,
+  verifyUnderRoots,
 } from './evidence/index.ts'
 import { checkStatement } from './evidence/statement.ts'
 import { listingDigest } from './listing.ts'
@@ -87,22 +87,19 @@ export async function verifyBundle(
     if (bundle?.format !== 'assay-bundle-1')
       throw new EncodingError('Not an assay bundle: its format is not "assay-bundle-1".')
     const domain: Domain = { chainId: bundle.chainId, escrow: bundle.escrow }
-    for (const each of roots) {
-      evidence = await verifyEvidence(evidenceFromJson(bundle.evidence), collateralFromJson(bundle.collateral), {
-        now: bundle.verifiedAt,
-        roots: each,
-        policy,
-      })
-      if (evidence.refusals[0]?.reason !== 'untrusted_root') break
-    }
+    evidence = await verifyUnderRoots(evidenceFromJson(bundle.evidence), collateralFromJson(bundle.collateral), {
+      now: bundle.verifiedAt,
+      roots,
+      policy,
+    })
     check(
       'evidence',
-      evidence?.verdict === 'verified',
-      evidence?.refusals[0]?.detail ??
-        `${evidence?.tee} quote on a ${evidence?.root} root, TCB ${evidence?.tcbStatus}, as of ${bundle.verifiedAt}`,
+      evidence.verdict === 'verified',
+      evidence.refusals[0]?.detail ??
+        `${evidence.tee} quote on a ${evidence.root} root, TCB ${evidence.tcbStatus}, as of ${bundle.verifiedAt}`,
     )
     let signer: Hex | null = null
-    if (evidence?.verdict === 'verified') {
+    if (evidence.verdict === 'verified') {
       const checked = checkStatement(fromHex(bundle.statement), {
         reportData: fromHex(evidence.reportData!),
         workload: evidence.measurement!.workload,

@@ -169,3 +169,28 @@ export class Reader {
     if (this.offset !== this.bytes.length) throw new EncodingError(`${this.bytes.length - this.offset} bytes too many.`)
   }
 }
+
+/** Reads little-endian fields one after the other; `what` names the bytes in errors. Every read throws EncodingError past the end. */
+export class LittleReader {
+  offset = 0
+  readonly bytes: Uint8Array
+  readonly #what: string
+  constructor(bytes: Uint8Array, what: string) {
+    this.bytes = bytes
+    this.#what = what
+  }
+  /** Takes the next bytes, as a view. */
+  take(length: number): Uint8Array {
+    if (length > this.bytes.length - this.offset)
+      throw new EncodingError(`${this.#what} ends at ${this.bytes.length}, inside a field at ${this.offset}.`)
+    this.offset += length
+    return this.bytes.subarray(this.offset - length, this.offset)
+  }
+  /** Takes an unsigned integer of at most 6 bytes. */
+  number(width: number): number {
+    return this.take(width).reduceRight((value, byte) => value * 256 + byte, 0)
+  }
+  get done(): boolean {
+    return this.offset === this.bytes.length
+  }
+}

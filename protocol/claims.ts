@@ -1,4 +1,4 @@
-import { concat, EncodingError, equalBytes, fromHex, type Hex, uint } from './bytes.ts'
+import { concat, EncodingError, equalBytes, fromHex, type Hex, toHex, uint } from './bytes.ts'
 import type { MerkleProof } from './merkle.ts'
 import type { Receipt } from './receipt.ts'
 import type { Terms } from './terms.ts'
@@ -29,21 +29,15 @@ export function compactSignature(signature: Uint8Array): Uint8Array<ArrayBuffer>
   return compact
 }
 
-function listingOf({ terms }: SettlementClaim): Uint8Array<ArrayBuffer> {
-  return concat(
-    fromHex(terms.model, 32),
-    fromHex(terms.publisher, 20),
-    uint(terms.price, 16),
-    uint(BigInt(terms.royaltyBps), 2),
-  )
+function listingOf({ model, publisher, price, royaltyBps }: Terms): Uint8Array<ArrayBuffer> {
+  return concat(fromHex(model, 32), fromHex(publisher, 20), uint(price, 16), uint(BigInt(royaltyBps), 2))
 }
 
 /** Puts claims of one listing next to each other, which is how they are packed: the batch signature must cover their leaves in this order. */
-export function orderClaims<C extends { terms: Terms }>(claims: readonly C[]): C[] {
+export function orderClaims<C>(claims: readonly C[], termsOf: (claim: C) => Terms): C[] {
   const groups = new Map<string, C[]>()
   for (const claim of claims) {
-    const { model, publisher, price, royaltyBps } = claim.terms
-    const listing = `${model} ${publisher} ${price} ${royaltyBps}`
+    const listing = toHex(listingOf(termsOf(claim)))
     const group = groups.get(listing)
     if (group) group.push(claim)
     else groups.set(listing, [claim])
@@ -90,7 +84,7 @@ export function packClaims({
     throw new EncodingError('A packing takes claims of one runner under one fee.')
   const groups: { listing: Uint8Array; claims: Uint8Array[] }[] = []
   for (const claim of claims) {
-    const listing = listingOf(claim)
+    const listing = listingOf(claim.terms)
     const group = groups.at(-1)
     if (group && equalBytes(group.listing, listing)) group.claims.push(packClaim(claim))
     else groups.push({ listing, claims: [packClaim(claim)] })

@@ -1,4 +1,4 @@
-import { type TcbStatus, tcbStatuses } from '../../protocol/evidence/verdict.ts'
+import { type TcbStatus, tcbRank, type tcbStatuses } from '../../protocol/evidence/verdict.ts'
 
 /** Holds what a buyer asks of a machine. Prices in the token's smallest unit, ages in seconds. */
 export type Requirements = {
@@ -49,11 +49,6 @@ export type Candidate = {
 /** Says one thing a runner misses. */
 export type Miss = { reason: MismatchReason; wanted: unknown; has: unknown }
 
-const rank = (status: string | null) => {
-  const at = (tcbStatuses as readonly (string | null)[]).indexOf(status)
-  return at === -1 ? tcbStatuses.length : at
-}
-
 /** Lists what a candidate misses; none when it fits. Pure; `now` in unix seconds. */
 export function missesOf(candidate: Candidate, wanted: Requirements, now: number): Miss[] {
   const misses: Miss[] = []
@@ -66,7 +61,7 @@ export function missesOf(candidate: Candidate, wanted: Requirements, now: number
   miss(age !== undefined && now - candidate.verifiedAt > age, 'attestation_age', age, now - candidate.verifiedAt)
   miss(tee !== undefined && tee !== candidate.tee, 'tee', tee, candidate.tee)
   miss(
-    tcbStatus !== undefined && rank(candidate.tcbStatus) > rank(tcbStatus),
+    tcbStatus !== undefined && tcbRank(candidate.tcbStatus) > tcbRank(tcbStatus),
     'tcb_status',
     tcbStatus,
     candidate.tcbStatus,

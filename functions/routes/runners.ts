@@ -62,9 +62,9 @@ export function runnerRoutes(context: Context): OpenAPIHono<App> {
       }),
       async (c) => {
         const { cursor, limit } = c.req.valid('query')
-        const position = positionOf(cursor)
-        const paged = { limit, ...(position === undefined ? {} : { cursor: position }) }
-        return c.json(await listPayments(context, c.req.valid('param').address, paged)) as never
+        return c.json(
+          await listPayments(context, c.req.valid('param').address, { cursor: positionOf(cursor), limit }),
+        ) as never
       },
     )
     .openapi(

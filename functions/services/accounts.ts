@@ -29,7 +29,7 @@ export async function getAccount({ registry }: Context, address: Hex) {
 export async function listPayments(
   { database }: Context,
   address: Hex,
-  { cursor, limit }: { cursor?: number; limit: number },
+  { cursor, limit }: { cursor?: number | undefined; limit: number },
 ) {
   // A payment is 84 bytes of one event; the buyer's address stands in it after the channel.
   const named = sql`position(${address.slice(2)} in ${chainEvents.args}->>'payments') > 0`

@@ -15,7 +15,7 @@ import {
   type Evidence,
   evidenceFromJson,
   type Verdict,
-  verifyEvidence,
+  verifyUnderRoots,
 } from '../../protocol/evidence/index.ts'
 import { decodeStatement } from '../../protocol/evidence/statement.ts'
 import { sha256 } from '../../protocol/hash.ts'
@@ -35,23 +35,13 @@ const cache = createEvidenceCache()
 
 const digestOf = (collateral: Collateral) => toHex(sha256(utf8(canonicalJson(collateralToJson(collateral)))))
 
-/** Judges evidence under each set of roots this edge trusts; only a foreign root is worth asking the next set about. */
-export async function judgeEvidence(
+/** Judges evidence under the roots this edge trusts. */
+export function judgeEvidence(
   { roots, policy, now }: Pick<Context, 'roots' | 'policy' | 'now'>,
   evidence: Evidence,
   collateral: Collateral | null,
 ): Promise<Verdict> {
-  let verdict: Verdict | undefined
-  for (const each of roots) {
-    verdict = await verifyEvidence(evidence, collateral, {
-      now: Math.floor(now() / 1000),
-      roots: each,
-      policy,
-      cache,
-    })
-    if (verdict.refusals[0]?.reason !== 'untrusted_root') return verdict
-  }
-  return verdict!
+  return verifyUnderRoots(evidence, collateral, { now: Math.floor(now() / 1000), roots, policy, cache })
 }
 
 /** How long a chip's certificates and revocation list serve before they are due again; AMD's list names no such time. */

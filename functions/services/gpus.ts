@@ -5,9 +5,7 @@ import {
   type EvidenceOf,
   evidenceFromJson,
   type Refusal,
-  type Roots,
-  type Verdict,
-  verifyEvidence,
+  verifyUnderRoots,
 } from '../../protocol/evidence/index.ts'
 import { parseStrictList } from '../../protocol/evidence/json.ts'
 import { rimTableFromJson, type SignedRimTable } from '../../protocol/evidence/rim.ts'
@@ -39,27 +37,6 @@ function readGpus(gpus: readonly unknown[]): EvidenceOf<'gpu'>[] {
   })
 }
 
-async function judgeOne(
-  context: Context,
-  evidence: EvidenceOf<'gpu'>,
-  rims: SignedRimTable[],
-  nonce: Uint8Array,
-): Promise<Verdict> {
-  const { policy, now } = context
-  const under = (roots: Roots) =>
-    verifyEvidence(
-      evidence,
-      { format: 'gpu', rims, ocsp: null },
-      { now: Math.floor(now() / 1000), roots, policy, nonce },
-    )
-  let verdict: Verdict | undefined
-  for (const roots of context.roots) {
-    verdict = await under(roots)
-    if (verdict.refusals[0]?.reason !== 'untrusted_root') return verdict
-  }
-  return verdict!
-}
-
 /** Judges the GPUs a runner shows beside its quote: each by itself, answering the nonce that names the runner's keys, and all of them the ones the statement names. A GPU that is genuine but not measured against references leaves the claim `unknown`; a false one refuses the registration. */
 export async function judgeGpus(
   context: Context,
@@ -74,7 +51,13 @@ export async function judgeGpus(
   }
   const nonce = gpuNonce(statement.nonce, signer, statement.hpkeKey)
   const rims = list.length > 0 ? await readTables(context) : []
-  const verdicts = await Promise.all(list.map((evidence) => judgeOne(context, evidence, rims, nonce)))
+  const { roots, policy, now } = context
+  const collateral = { format: 'gpu', rims, ocsp: null } as const
+  const verdicts = await Promise.all(
+    list.map((evidence) =>
+      verifyUnderRoots(evidence, collateral, { now: Math.floor(now() / 1000), roots, policy, nonce }),
+    ),
+  )
   const refusal = verdicts.flatMap(({ refusals }) => refusals)[0] ?? checkGpuLink(statement.gpuEvidence, list, verdicts)
   if (refusal) return { ok: false, refusal }
   if (list.length === 0) return { ok: true, claims: [] }

@@ -1,4 +1,4 @@
-import { and, desc, gt, gte, lt, sql } from 'drizzle-orm'
+import { desc, gt, lt, sql } from 'drizzle-orm'
 import type { Hex } from '../../protocol/bytes.ts'
 import { UnavailableError } from '../errors.ts'
 import { type Database, query } from '../store/database.ts'
@@ -154,23 +154,18 @@ async function step(
   return (await advance(deps, cursor, next, rows)) ? { cursor: next, events: rows.length } : null
 }
 
-async function forgetOldCheckpoints({ database }: IndexerDeps, block: bigint): Promise<void> {
+async function forgetOldCheckpoints({ database }: IndexerDeps): Promise<void> {
   const oldest = await query(() =>
     database
       .select({ block: chainCheckpoints.block })
       .from(chainCheckpoints)
-      .where(gte(chainCheckpoints.block, 0))
       .orderBy(desc(chainCheckpoints.block))
       .offset(keptCheckpoints)
       .limit(1),
   )
   const [limit] = oldest
-  if (!limit || BigInt(limit.block) >= block) return
-  await query(() =>
-    database
-      .delete(chainCheckpoints)
-      .where(and(lt(chainCheckpoints.block, limit.block), lt(chainCheckpoints.block, Number(block)))),
-  )
+  if (!limit) return
+  await query(() => database.delete(chainCheckpoints).where(lt(chainCheckpoints.block, limit.block)))
 }
 
 /** Reads the escrow's events into the database, up to the newest block with enough confirmations. Idempotent, safe to run twice at once, and correct after a reorganisation of any depth. Throws UnavailableError when the chain or the database does not answer: the next run goes on where this one stopped. */
@@ -209,6 +204,6 @@ export async function indexChain(given: IndexerDeps): Promise<IndexRun> {
     cursor = done.cursor
     events += done.events
   }
-  await forgetOldCheckpoints(deps, cursor.block)
+  await forgetOldCheckpoints(deps)
   return { block: cursor.block, events, rolledBackTo }
 }

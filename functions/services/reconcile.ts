@@ -104,7 +104,6 @@ export async function reconcile({
       found: error.message,
       cause: missed,
     })
-    ledger = { deposits: new Map(), pots: new Map(), earnings: new Map(), settled: new Map() }
     await record(database, found, block, log)
     return { block, drifts: found }
   }

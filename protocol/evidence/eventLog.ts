@@ -1,4 +1,4 @@
-import { concat, EncodingError, equalBytes, fromHex, fromUtf8, type Hex, toHex, utf8 } from '../bytes.ts'
+import { concat, EncodingError, equalBytes, fromHex, fromUtf8, type Hex, LittleReader, toHex, utf8 } from '../bytes.ts'
 import { parseStrictList } from './json.ts'
 import type { Claim } from './verdict.ts'
 
@@ -64,22 +64,6 @@ export async function readDstackLog(text: string): Promise<LoggedEvent[]> {
   )
 }
 
-class LittleReader {
-  offset = 0
-  readonly bytes: Uint8Array
-  constructor(bytes: Uint8Array) {
-    this.bytes = bytes
-  }
-  take(length: number): Uint8Array {
-    if (length > this.bytes.length - this.offset) throw new EncodingError('Event log ends inside an event.')
-    this.offset += length
-    return this.bytes.subarray(this.offset - length, this.offset)
-  }
-  number(width: number): number {
-    return this.take(width).reduceRight((value, byte) => value * 256 + byte, 0)
-  }
-}
-
 const algorithmLengths: Record<number, number> = { 4: 20, 11: 32, 12: digestLength, 13: 64 }
 const sha384Algorithm = 12
 const noAction = 3
@@ -95,7 +79,7 @@ async function isMeasurementOf(digest: Uint8Array, payload: Uint8Array): Promise
 
 /** Reads a confidential-computing event log as firmware leaves it (TCG PC Client firmware profile §10.2, UEFI CC measurement protocol §38.4.1): crypto-agile events, of which SHA-384 counts. Throws EncodingError. */
 export async function readCcel(bytes: Uint8Array): Promise<LoggedEvent[]> {
-  const reader = new LittleReader(bytes)
+  const reader = new LittleReader(bytes, 'Event log')
   reader.take(4)
   if (reader.number(4) !== noAction)
     throw new EncodingError('Event log: the first event does not say how to read the log.')

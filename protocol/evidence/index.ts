@@ -1,6 +1,8 @@
+import type { Check } from './checks.ts'
 import { type GpuCollateral, type GpuEvidence, verifyGpu } from './gpu.ts'
 import type { EvidenceContext } from './judge.ts'
 import { verifyNitro } from './nitro.ts'
+import type { Roots } from './roots.ts'
 import { type SnpCollateral, verifySnp } from './snp.ts'
 import { type TdxCollateral, verifyTdx } from './tdx.ts'
 import type { Verdict } from './verdict.ts'
@@ -61,4 +63,20 @@ export async function verifyEvidence(
     case 'gpu':
       return verifyGpu(evidence, collateralOf(collateral, 'gpu'), { ...context, nonce: context.nonce ?? null })
   }
+}
+
+/** Judges evidence under each set of roots in turn; only a foreign root is worth asking the next set about, and only the rows of the verdict returned are told. Throws TypeError where no roots are given. */
+export async function verifyUnderRoots(
+  evidence: Evidence,
+  collateral: Collateral | null,
+  { roots: sets, trace, ...context }: Omit<EvidenceContext, 'roots'> & { roots: readonly Roots[]; nonce?: Uint8Array },
+): Promise<Verdict> {
+  for (const [index, roots] of sets.entries()) {
+    const rows: Check[] = []
+    const verdict = await verifyEvidence(evidence, collateral, { ...context, roots, trace: (row) => rows.push(row) })
+    if (verdict.refusals[0]?.reason === 'untrusted_root' && index < sets.length - 1) continue
+    if (trace) rows.forEach(trace)
+    return verdict
+  }
+  throw new TypeError('Trusting no root verifies nothing: name at least one set of roots.')
 }

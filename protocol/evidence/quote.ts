@@ -1,4 +1,4 @@
-import { concat, EncodingError, equalBytes, fromHex, fromUtf8, type Hex, toHex, utf8 } from '../bytes.ts'
+import { concat, EncodingError, equalBytes, fromHex, fromUtf8, type Hex, LittleReader, toHex, utf8 } from '../bytes.ts'
 import { sha256 } from '../hash.ts'
 import { parsePem } from './x509.ts'
 
@@ -36,27 +36,6 @@ export type TdReport = {
   mrServiceTd: Uint8Array | null
 }
 
-class LittleReader {
-  offset = 0
-  readonly bytes: Uint8Array
-  constructor(bytes: Uint8Array) {
-    this.bytes = bytes
-  }
-  take(length: number): Uint8Array {
-    if (this.offset + length > this.bytes.length)
-      throw new EncodingError(`Quote ends at ${this.bytes.length}, inside a field at ${this.offset}.`)
-    this.offset += length
-    return this.bytes.subarray(this.offset - length, this.offset)
-  }
-  u16(): number {
-    const [low, high] = this.take(2)
-    return low! | (high! << 8)
-  }
-  u32(): number {
-    return this.u16() + this.u16() * 0x1_0000
-  }
-}
-
 /** Explains why a quote of a known kind is not accepted. */
 export class UnsupportedQuoteError extends Error {
   override name = 'UnsupportedQuoteError'
@@ -83,10 +62,10 @@ function readBody(bytes: Uint8Array): TdReport {
 
 /** Cuts a TDX quote into its parts. Bytes after the signature data are real and unsigned, so they are ignored and never hashed. Throws EncodingError on a malformed quote, UnsupportedQuoteError on one this verifier does not take. */
 export function parseTdxQuote(quote: Uint8Array): TdxQuote {
-  const reader = new LittleReader(quote)
-  const version = reader.u16()
-  const keyType = reader.u16()
-  const teeType = reader.u32()
+  const reader = new LittleReader(quote, 'Quote')
+  const version = reader.number(2)
+  const keyType = reader.number(2)
+  const teeType = reader.number(4)
   if (version === 3 || teeType === 0) throw new UnsupportedQuoteError('An SGX quote: this marketplace takes TDX.')
   if (version !== 4 && version !== 5)
     throw new UnsupportedQuoteError(`Quote version ${version}: versions 4 and 5 are taken.`)
@@ -99,8 +78,8 @@ export function parseTdxQuote(quote: Uint8Array): TdxQuote {
 
   let bodyLength = 584
   if (version === 5) {
-    const type = reader.u16()
-    const size = reader.u32()
+    const type = reader.number(2)
+    const size = reader.number(4)
     if (type === 4)
       throw new UnsupportedQuoteError('A TDX 1.5-Ex body (885 bytes): its extra fields have no policy yet.')
     if (type !== 2 && type !== 3) throw new UnsupportedQuoteError(`Body type ${type}: TDX 1.0 is 2 and TDX 1.5 is 3.`)
@@ -111,18 +90,19 @@ export function parseTdxQuote(quote: Uint8Array): TdxQuote {
   const body = readBody(reader.take(bodyLength))
   const signed = quote.subarray(0, reader.offset)
 
-  const auth = new LittleReader(reader.take(reader.u32()))
+  const auth = new LittleReader(reader.take(reader.number(4)), 'Signature data')
   const signature = auth.take(64)
   const attestationKey = auth.take(64)
-  if (auth.u16() !== 6)
+  if (auth.number(2) !== 6)
     throw new UnsupportedQuoteError('The outer certification data is not a quoting enclave report (type 6).')
-  const certification = new LittleReader(auth.take(auth.u32()))
-  if (auth.offset !== auth.bytes.length) throw new EncodingError('Signature data is longer than its parts.')
+  const certification = new LittleReader(auth.take(auth.number(4)), 'Certification data')
+  if (!auth.done) throw new EncodingError('Signature data is longer than its parts.')
   const qeReport = certification.take(384)
   const qeReportSignature = certification.take(64)
-  const qeAuthData = certification.take(certification.u16())
-  if (certification.u16() !== 5) throw new UnsupportedQuoteError('The quote carries no PCK certificate chain (type 5).')
-  const pem = certification.take(certification.u32())
+  const qeAuthData = certification.take(certification.number(2))
+  if (certification.number(2) !== 5)
+    throw new UnsupportedQuoteError('The quote carries no PCK certificate chain (type 5).')
+  const pem = certification.take(certification.number(4))
   if (certification.offset !== certification.bytes.length)
     throw new EncodingError('Certification data is longer than its parts.')
   const chain = parsePem(fromUtf8(pem))

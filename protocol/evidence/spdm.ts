@@ -1,4 +1,4 @@
-import { EncodingError, fromUtf8 } from '../bytes.ts'
+import { EncodingError, fromUtf8, LittleReader } from '../bytes.ts'
 
 /** Holds an NVIDIA GPU's measurements: a SPDM 1.1 GET_MEASUREMENTS request and its response (DMTF DSP0274 §10.11), cut into their parts; views into the evidence. */
 export type SpdmMeasurements = {
@@ -30,37 +30,17 @@ const requestLength = 37
 const signatureLength = 96
 const blockHeaderLength = 7
 
-class LittleReader {
-  offset: number
-  readonly bytes: Uint8Array
-  constructor(bytes: Uint8Array, offset = 0) {
-    this.bytes = bytes
-    this.offset = offset
-  }
-  take(length: number): Uint8Array {
-    if (length > this.bytes.length - this.offset) throw new EncodingError('The measurements end early.')
-    this.offset += length
-    return this.bytes.subarray(this.offset - length, this.offset)
-  }
-  number(width: number): number {
-    return this.take(width).reduceRight((value, byte) => value * 256 + byte, 0)
-  }
-  get done(): boolean {
-    return this.offset === this.bytes.length
-  }
-}
-
 function expect(condition: boolean, what: string): void {
   if (!condition) throw new EncodingError(what)
 }
 
 function readBlocks(record: Uint8Array, count: number): Map<number, Uint8Array> {
-  const reader = new LittleReader(record)
+  const reader = new LittleReader(record, 'Measurement record')
   const blocks = new Map<number, Uint8Array>()
   while (!reader.done) {
     const index = reader.number(1)
     expect(reader.number(1) === 1, 'A measurement is not in the DMTF form.')
-    const block = new LittleReader(reader.take(reader.number(2)))
+    const block = new LittleReader(reader.take(reader.number(2)), 'Measurement')
     block.number(1)
     const value = block.take(block.number(2))
     expect(block.done && block.bytes.length >= blockHeaderLength - 4, 'A measurement is longer than its value.')
@@ -72,7 +52,7 @@ function readBlocks(record: Uint8Array, count: number): Map<number, Uint8Array> 
 }
 
 function readOpaque(data: Uint8Array): Map<number, Uint8Array> {
-  const reader = new LittleReader(data)
+  const reader = new LittleReader(data, 'Opaque data')
   const fields = new Map<number, Uint8Array>()
   while (!reader.done) {
     const type = reader.number(2)
@@ -85,7 +65,7 @@ function readOpaque(data: Uint8Array): Map<number, Uint8Array> {
 
 /** Cuts a GPU's measurements into their parts. Throws EncodingError unless they are a whole signed request and response; one zero byte of padding, which some drivers add, is ignored. */
 export function parseSpdm(bytes: Uint8Array): SpdmMeasurements {
-  const reader = new LittleReader(bytes)
+  const reader = new LittleReader(bytes, 'SPDM message')
   expect(reader.number(1) === 0x11 && reader.number(1) === 0xe0, 'Not a SPDM 1.1 request for measurements.')
   expect(reader.number(1) === 1, 'The request asks for no signature.')
   expect(reader.number(1) === 0xff, 'The request does not ask for all measurements.')

@@ -16,7 +16,7 @@ import {
   type VettedTdxCollateral,
   vetTdxCollateral,
 } from './tdxCollateral.ts'
-import { Refused, reading, require, type TcbStatus, tcbStatuses, type Verdict } from './verdict.ts'
+import { Refused, reading, require, type TcbStatus, tcbRank, type Verdict } from './verdict.ts'
 import {
   type Certificate,
   type Crl,
@@ -294,8 +294,7 @@ async function verify(
     },
   )
   const { pck, intermediate, root } = chain
-  const rootDigest = toHex(sha256(roots.intel))
-  const vetted = await vetTdxCollateral(collateral, { roots, rootDigest, cache })
+  const vetted = await vetTdxCollateral(collateral, { roots, cache })
   const [rootCrl, pckCrl] = await step(
     trace,
     {
@@ -423,10 +422,6 @@ async function verify(
 
   checkMeasurements(measurement, policy)
   checkWorkload(found, measurement.workload, context, policy.tdxMeasurements !== 'any')
-}
-
-function tcbRank(status: TcbStatus): number {
-  return status === 'NotSupported' ? tcbStatuses.length : tcbStatuses.indexOf(status)
 }
 
 /** Verifies a TDX quote against collateral: a verdict, never an exception, for any bytes. Pure in its arguments; a cache changes its speed only. */

@@ -270,9 +270,9 @@ export function tdxCollateralDigest(collateral: TdxCollateral): string {
 /** Checks everything about collateral that depends neither on the time nor on a quote: chains to the pinned root, roles, signatures over exact bytes, shapes. Remembered by digest. */
 export function vetTdxCollateral(
   collateral: TdxCollateral,
-  { roots, rootDigest, cache }: { roots: Roots; rootDigest: string; cache: EvidenceCache },
+  { roots, cache }: { roots: Roots; cache: EvidenceCache },
 ): Promise<VettedTdxCollateral> {
-  return cache.remember(`tdx collateral ${rootDigest} ${tdxCollateralDigest(collateral)}`, async () =>
+  return cache.remember(`tdx collateral ${toHex(sha256(roots.intel))} ${tdxCollateralDigest(collateral)}`, async () =>
     vet(
       collateral,
       reading('untrusted_root', () => parseCertificate(roots.intel)),
@@ -296,7 +296,7 @@ export async function checkTdxCollateral(
   { now, roots, policy, cache }: { now: number; roots: Roots; policy: Policy; cache: EvidenceCache },
 ): Promise<{ issuedAt: number; expiresAt: number }> {
   const root = reading('untrusted_root', () => parseCertificate(roots.intel))
-  const vetted = await vetTdxCollateral(collateral, { roots, rootDigest: toHex(sha256(roots.intel)), cache })
+  const vetted = await vetTdxCollateral(collateral, { roots, cache })
   const rootCrl = unwrap(vetted.rootCrl)
   const pckCrl = unwrap(vetted.pckCrl)
   const documents = [unwrap(vetted.tcbInfo), unwrap(vetted.qeIdentity)]

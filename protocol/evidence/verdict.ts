@@ -22,6 +22,12 @@ export const tcbStatuses = [
 /** Names how current a platform's trusted computing base is; `NotSupported` means no level matches. */
 export type TcbStatus = (typeof tcbStatuses)[number] | 'NotSupported'
 
+/** Ranks a status by Intel's order, 0 the best; a status that is not on the list, or none, ranks last. */
+export function tcbRank(status: TcbStatus | null): number {
+  const at = (tcbStatuses as readonly (TcbStatus | null)[]).indexOf(status)
+  return at === -1 ? tcbStatuses.length : at
+}
+
 /** Lists why evidence is refused. */
 export const refusalReasons = [
   'malformed_quote',

@@ -171,8 +171,8 @@ describe('packed claims', () => {
       await it.claim(other, { cumulative: 100n, voucher: 100n }),
       await it.claim(await it.terms(runner), { cumulative: 100n, voucher: 100n }),
     ]
-    const ordered = orderClaims(claims.map((each) => ({ ...each, terms: each.claim.terms })))
-    expect(ordered.map(({ terms }) => terms.royaltyBps)).toEqual([1_000, 1_000, 2_000])
+    const ordered = orderClaims(claims, ({ claim }) => claim.terms)
+    expect(ordered.map(({ claim }) => claim.terms.royaltyBps)).toEqual([1_000, 1_000, 2_000])
     expect((await it.settle(runner, ordered)).statuses).toEqual([0, 0, 0])
     const pot = async (royaltyBps: number) =>
       it.read<bigint>('pots', [

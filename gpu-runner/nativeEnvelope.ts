@@ -1,0 +1,55 @@
+import { createCipheriv, createDecipheriv, createHmac, createSecretKey } from 'node:crypto'
+import { EncodingError } from '../protocol/bytes.ts'
+import { type Direction, type EnvelopeKeys, envelopeAad, envelopeNonce } from '../protocol/envelope.ts'
+
+/** Seals and opens the bodies of one channel and context without leaving the turn of the loop; the bytes are those of `protocol/envelope.ts`. */
+export type NativeEnvelope = {
+  seal(job: bigint, way: Direction, plaintext: Uint8Array): Uint8Array
+  /** Throws EncodingError when the body is not what the other end sealed for this channel, job and direction. */
+  open(job: bigint, way: Direction, sealed: Uint8Array): Uint8Array
+  /** Derives the 32-byte salt of a job's output commitment. */
+  outputSalt(job: bigint): Uint8Array
+}
+
+const tagLength = 16
+
+/** Makes the envelope of a channel on Node's own cipher: WebCrypto hands each body to another thread, which costs ten times the sealing of a small one. */
+export function createNativeEnvelope(channel: Uint8Array, keys: EnvelopeKeys): NativeEnvelope {
+  const byDirection = [createSecretKey(keys.request), createSecretKey(keys.answer)] as const
+  const saltKey = createSecretKey(keys.salt)
+  return {
+    seal(job, way, plaintext) {
+      const cipher = createCipheriv('aes-256-gcm', byDirection[way], envelopeNonce(job))
+      cipher.setAAD(envelopeAad(channel, job, way))
+      const sealed = new Uint8Array(plaintext.length + tagLength)
+      sealed.set(cipher.update(plaintext))
+      // GCM is a stream: final() gives no bytes, it only makes the tag.
+      cipher.final()
+      sealed.set(cipher.getAuthTag(), plaintext.length)
+      return sealed
+    },
+    open(job, way, sealed) {
+      try {
+        const length = sealed.length - tagLength
+        const decipher = createDecipheriv('aes-256-gcm', byDirection[way], envelopeNonce(job), {
+          authTagLength: tagLength,
+        })
+        decipher.setAAD(envelopeAad(channel, job, way))
+        decipher.setAuthTag(sealed.subarray(length))
+        const plaintext = decipher.update(sealed.subarray(0, length))
+        decipher.final()
+        return plaintext
+      } catch {
+        throw new EncodingError(
+          'The sealed body does not open: it was changed, or sealed for another channel, job or direction.',
+        )
+      }
+    },
+    outputSalt(job) {
+      const message = new Uint8Array(40)
+      message.set(channel)
+      new DataView(message.buffer).setBigUint64(32, job)
+      return createHmac('sha256', saltKey).update(message).digest()
+    },
+  }
+}

@@ -1,15 +1,12 @@
 import {
   type Abi,
-  type Account,
   type Address,
   createPublicClient,
-  createWalletClient,
   decodeErrorResult,
   defineChain,
   encodeFunctionData,
   http,
   type PublicClient,
-  type WalletClient,
 } from 'viem'
 import { privateKeyToAccount } from 'viem/accounts'
 import { escrowAbi, runnerRegistryAbi } from '../contracts/abi.ts'
@@ -21,24 +18,14 @@ import { voucherDigest } from '../protocol/voucher.ts'
 import type { JournalChannel, JournalEntry } from './journal.ts'
 import { claimForChain, postWhatIsMissing, quoteForChain } from './registrar.ts'
 import type { ChainReader } from './service.ts'
-
-/** Lists how a claim can end, in the contract's order. */
-export const claimStatuses = [
-  'Settled',
-  'Partial',
-  'NothingNew',
-  'BadVoucher',
-  'BadReceipt',
-  'RunnerInactive',
-  'Expired',
-  'BadTerms',
-  'NoFunds',
-] as const
-
-/** Reports a transaction that reverted. */
-export class TransactionRevertedError extends Error {
-  override name = 'TransactionRevertedError'
-}
+import {
+  memoryOutbox,
+  type Outbox,
+  type Patience,
+  TransactionReplacedError,
+  TransactionRevertedError,
+  TransactionSender,
+} from './transactions.ts'
 
 /** Finds the contract's own name for why a call would revert. */
 function revertReason(abi: Abi, error: unknown): string {
@@ -77,25 +64,43 @@ export type RunnerChain = ChainReader & {
   settleOne(claim: Claimable): Promise<{ hash: Hex; gasUsed: bigint }>
   /** Tells what a claim would pay now; zero when the escrow would refuse it. */
   preview(claim: Claimable): Promise<bigint>
+  /** Gives what a unit of gas costs now and the middle of what it cost lately, in wei; null where the node does not tell. */
+  gasPrice(): Promise<{ price: bigint; usual: bigint } | null>
+  /** Finds out what became of a transaction an earlier process left; null where there is none. Throws TransactionPendingError while nobody knows. */
+  resolvePending(): Promise<{ hash: Hex; gasUsed: bigint } | null>
   signTypedSuccession(digest: Uint8Array): Promise<Uint8Array>
 }
 
 // A preview is of what a batch would pay once it is signed.
 const unsigned = new Uint8Array(65).fill(27, 64)
 
-/** Connects a runner to its chain with the provider's key, which pays gas and is paid. */
+/** How many blocks tell what gas usually costs. */
+const feeHistoryBlocks = 128
+
+/** How often a registration is sent anew when another transaction of the key took its nonce. */
+const maxReplacements = 3
+
+/** Connects a runner to its chain with the provider's key, which pays gas and is paid. What it sends is kept in `outbox` until its outcome is known. */
 export function connectChain({
   rpcUrl,
   chainId,
   escrow,
   registry,
   providerKey,
+  outbox = memoryOutbox(),
+  patience,
+  now = Date.now,
+  sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
 }: {
   rpcUrl: string
   chainId: number
   escrow: Address
   registry: Address
   providerKey: Hex
+  outbox?: Outbox
+  patience?: Patience
+  now?: () => number
+  sleep?: (ms: number) => Promise<void>
 }): RunnerChain {
   const chain = defineChain({
     id: chainId,
@@ -106,23 +111,38 @@ export function connectChain({
   const transport = http(rpcUrl)
   const publicClient = createPublicClient({ chain, transport, pollingInterval: 100 }) as PublicClient
   const account = privateKeyToAccount(providerKey)
-  const wallet = createWalletClient({ chain, transport, account }) as WalletClient & { account: Account }
-  const write = { account, chain } as const
+  const sender = new TransactionSender({
+    client: publicClient,
+    account,
+    chainId,
+    outbox,
+    ...(patience ? { patience } : {}),
+    now,
+    sleep,
+  })
 
-  const confirm = async (hash: Hex) => {
-    const receipt = await publicClient.waitForTransactionReceipt({ hash, timeout: 120_000 })
-    if (receipt.status !== 'success') throw new TransactionRevertedError(`Transaction ${hash} reverted.`)
-    return { hash, gasUsed: receipt.gasUsed }
-  }
   /** Sends with a fifth more gas than estimated: a clock that ticks between estimate and block can take a dearer branch, and the exact estimate would then run out. */
-  const send = async (to: Address, abi: Abi, data: Hex) => {
-    let estimate: bigint
-    try {
-      estimate = await publicClient.estimateGas({ account, to, data })
-    } catch (error) {
-      throw new TransactionRevertedError(revertReason(abi, error), { cause: error })
+  const send = (to: Address, abi: Abi, data: Hex) =>
+    sender.send({
+      to,
+      data,
+      estimate: async () => {
+        try {
+          return ((await publicClient.estimateGas({ account, to, data })) * 12n) / 10n
+        } catch (error) {
+          throw new TransactionRevertedError(revertReason(abi, error), { cause: error })
+        }
+      },
+    })
+  /** Sends what is the same whoever else sends: a registration whose nonce was taken is simply sent with the next. */
+  const sendAnyway = async (to: Address, abi: Abi, data: Hex) => {
+    for (let left = maxReplacements; ; left--) {
+      try {
+        return await send(to, abi, data)
+      } catch (error) {
+        if (!(error instanceof TransactionReplacedError) || left === 0) throw error
+      }
     }
-    return confirm(await wallet.sendTransaction({ ...write, to, data, gas: (estimate * 12n) / 10n }))
   }
   const domain = { chainId, escrow: escrow.toLowerCase() as Hex }
   const hasMandate = async (buyer: Hex, key: Hex) => {
@@ -193,7 +213,7 @@ export function connectChain({
       return { number, hash }
     },
     async register({ quote, collateral, statement, nonceBlock, signerKey, signature, now }) {
-      const sendToRegistry = (data: Hex) => send(registry, runnerRegistryAbi, data)
+      const sendToRegistry = (data: Hex) => sendAnyway(registry, runnerRegistryAbi, data)
       await postWhatIsMissing({ publicClient, registry, send: sendToRegistry, quote, collateral, now })
       const claim = claimForChain({ statement, signerKey, nonceBlock, provider: account.address, signature })
       const args = [quoteForChain(quote), claim] as const
@@ -219,6 +239,20 @@ export function connectChain({
       const { signature, proof } = claim.entry
       return settlePacked(packClaims({ claims: [await claimOf(claim)], signature, proof }))
     },
+    async gasPrice() {
+      try {
+        const { baseFeePerGas } = await publicClient.getFeeHistory({
+          blockCount: feeHistoryBlocks,
+          rewardPercentiles: [],
+        })
+        const price = baseFeePerGas.at(-1)
+        const usual = baseFeePerGas.toSorted((a, b) => (a < b ? -1 : a > b ? 1 : 0))[baseFeePerGas.length >> 1]
+        return price === undefined || usual === undefined ? null : { price, usual }
+      } catch {
+        return null
+      }
+    },
+    resolvePending: () => sender.resolve(),
     async signTypedSuccession(digest) {
       const signature = await account.sign({ hash: toHex(concat(digest)) })
       return Uint8Array.from(Buffer.from(signature.slice(2), 'hex'))

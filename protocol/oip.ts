@@ -38,11 +38,12 @@ export function checkTensors(tensors: readonly Tensor[], specs: readonly TensorS
   for (const { name } of specs) if (!seen.has(name)) throw new TensorError(`"${name}" is missing.`)
 }
 
-type JsonTensor = {
+/** Holds a tensor as JSON carries it. */
+export type JsonTensor = {
   name: string
   shape: number[]
   datatype: string
-  parameters?: Record<string, unknown>
+  parameters?: Record<string, unknown> | null
   data?: unknown
 }
 
@@ -69,14 +70,38 @@ const ranges: Partial<Record<Datatype, readonly [number, number]>> = {
   INT32: [-0x8000_0000, 0x7fff_ffff],
 }
 
-function flatten(data: unknown, into: unknown[], limit: number, depth = 0): void {
-  if (!Array.isArray(data)) {
-    if (into.length >= limit) throw new TensorError(`More than ${limit} elements are given.`)
-    into.push(data)
-    return
+/** Names what JSON has no number for, as ProtoJSON writes it. */
+const words: Record<string, number> = { NaN: Number.NaN, Infinity: Infinity, '-Infinity': -Infinity }
+
+type Reviver = (key: string, value: unknown, context: { source?: string }) => unknown
+
+/** Parses JSON and keeps every digit: a whole number beyond 2^53 becomes a bigint. Throws SyntaxError. */
+export function parseJson(text: string): unknown {
+  // Only a run of sixteen digits can be such a number, and a reviver makes parsing several times slower.
+  if (!/\d{16}/.test(text)) return JSON.parse(text)
+  const exact: Reviver = (_, value, { source }) =>
+    typeof value === 'number' && !Number.isSafeInteger(value) && /^-?\d+$/.test(source ?? '') ? BigInt(source!) : value
+  return JSON.parse(text, exact as (key: string, value: unknown) => unknown)
+}
+
+/** Gives the elements in row-major order, from a flat list or from lists nested as the shape says. */
+function flatten(name: string, shape: readonly number[], data: unknown): unknown[] {
+  const count = elementCount(shape)
+  if (Array.isArray(data) && data.length === count && !Array.isArray(data[0])) return data
+  const values: unknown[] = []
+  const walk = (entry: unknown, axis: number): void => {
+    if (axis === shape.length) {
+      values.push(entry)
+      return
+    }
+    if (!Array.isArray(entry) || entry.length !== shape[axis])
+      throw new TensorError(
+        `"${name}" takes ${count} elements in one list, or lists nested as shape [${shape.join(', ')}], got ${Array.isArray(entry) ? `a list of ${entry.length}` : typeof entry}.`,
+      )
+    for (const each of entry) walk(each, axis + 1)
   }
-  if (depth > 255) throw new TensorError('Data nests deeper than 255.')
-  for (const entry of data) flatten(entry, into, limit, depth + 1)
+  walk(data, 0)
+  return values
 }
 
 function bytesElements(values: unknown[], name: string): Uint8Array {
@@ -84,6 +109,11 @@ function bytesElements(values: unknown[], name: string): Uint8Array {
     if (typeof value !== 'string') throw new TensorError(`"${name}": a BYTES element must be text.`)
     return utf8(value)
   })
+  return lengthPrefixed(parts)
+}
+
+/** Writes elements of BYTES: a little-endian u32 length before each. */
+export function lengthPrefixed(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   const data = new Uint8Array(parts.reduce((sum, part) => sum + 4 + part.length, 0))
   const view = new DataView(data.buffer)
   let offset = 0
@@ -95,16 +125,50 @@ function bytesElements(values: unknown[], name: string): Uint8Array {
   return data
 }
 
+/** Gives the elements of a BYTES tensor as views into it. The tensor's length must have been checked. */
+export function bytesElementsOf({ data }: Pick<Tensor, 'data'>): Uint8Array[] {
+  const view = new DataView(data.buffer, data.byteOffset, data.byteLength)
+  const parts: Uint8Array[] = []
+  for (let offset = 0; offset < data.length; ) {
+    const length = view.getUint32(offset, true)
+    parts.push(data.subarray(offset + 4, offset + 4 + length))
+    offset += 4 + length
+  }
+  return parts
+}
+
+/** Gives a tensor's numbers as a typed array: a view where the bytes are aligned, a copy where they are not. */
+export function numbersOf({
+  datatype,
+  data,
+}: Pick<Tensor, 'data'> & { datatype: Exclude<Datatype, 'BYTES' | 'FP16'> }): InstanceType<
+  (typeof views)[keyof typeof views]
+> {
+  const View = views[datatype]
+  const aligned = data.byteOffset % View.BYTES_PER_ELEMENT === 0 ? data : data.slice()
+  return new View(aligned.buffer as ArrayBuffer, aligned.byteOffset, aligned.byteLength / View.BYTES_PER_ELEMENT)
+}
+
+function wholeNumber(value: unknown): bigint | null {
+  if (typeof value === 'bigint') return value
+  if (Number.isSafeInteger(value)) return BigInt(value as number)
+  return typeof value === 'string' && /^-?\d{1,20}$/.test(value) ? BigInt(value) : null
+}
+
+function realNumber(value: unknown): number | null {
+  if (typeof value === 'number') return Number.isFinite(value) ? value : null
+  if (typeof value === 'bigint') return Number(value)
+  return typeof value === 'string' && Object.hasOwn(words, value) ? words[value]! : null
+}
+
 function fromJsonData(name: string, datatype: Datatype, shape: number[], data: unknown): Uint8Array {
   if (datatype === 'FP16') throw new TensorError(`"${name}": FP16 has no JSON form; send it as binary data.`)
-  const values: unknown[] = []
-  const count = elementCount(shape)
-  flatten(data, values, count)
-  if (values.length !== count)
-    throw new TensorError(`"${name}" takes ${count} elements for shape [${shape.join(', ')}], got ${values.length}.`)
+  const values = flatten(name, shape, data)
+  const count = values.length
   if (datatype === 'BYTES') return bytesElements(values, name)
   const bad = (value: unknown, expected: string): never => {
-    throw new TensorError(`"${name}": ${JSON.stringify(value)?.slice(0, 40)} is not ${expected}.`)
+    const text = typeof value === 'bigint' ? value.toString() : JSON.stringify(value)
+    throw new TensorError(`"${name}": ${text?.slice(0, 40)} is not ${expected}.`)
   }
   const array = new views[datatype](count)
   for (let i = 0; i < count; i++) {
@@ -112,16 +176,15 @@ function fromJsonData(name: string, datatype: Datatype, shape: number[], data: u
     if (datatype === 'BOOL')
       array[i] = value === true || value === 1 ? 1 : value === false || value === 0 ? 0 : bad(value, 'a boolean')
     else if (datatype === 'INT64' || datatype === 'UINT64') {
-      // Past 2^53 a JSON number has already lost digits, so such values are given as text.
-      const whole =
-        Number.isSafeInteger(value) || (typeof value === 'string' && /^-?\d{1,20}$/.test(value))
-          ? BigInt(value as number | string)
-          : bad(value, 'a whole number (as text beyond 2^53)')
+      const whole = wholeNumber(value) ?? bad(value, 'a whole number (as text beyond 2^53)')
       if ((datatype === 'INT64' ? BigInt.asIntN(64, whole) : BigInt.asUintN(64, whole)) !== whole) bad(value, datatype)
       array[i] = whole
-    } else if (datatype === 'FP32' || datatype === 'FP64')
-      array[i] = typeof value === 'number' ? value : bad(value, 'a number')
-    else {
+    } else if (datatype === 'FP32' || datatype === 'FP64') {
+      const real = realNumber(value) ?? bad(value, 'a number, "NaN", "Infinity" or "-Infinity"')
+      array[i] = real
+      // Rounding to infinity would make another number of it.
+      if (typeof value !== 'string' && !Number.isFinite(array[i])) bad(value, `within the range of ${datatype}`)
+    } else {
       const [low, high] = ranges[datatype]!
       array[i] =
         Number.isInteger(value) && (value as number) >= low && (value as number) <= high
@@ -154,31 +217,41 @@ function readHeader({ name, shape, datatype }: JsonTensor): Omit<Tensor, 'data'>
   return { name, datatype, shape }
 }
 
-/** Gives the elements of a tensor as JSON values: numbers, text beyond 2^53, text for BYTES. Throws TensorError for FP16, which has no JSON form. */
+/** Gives the elements of a tensor as JSON values: numbers, text beyond 2^53 and for what is no finite number, text for BYTES. Throws TensorError for FP16, which has no JSON form, and for BYTES that are not UTF-8. */
 export function tensorToJson(tensor: Tensor): JsonTensor {
   const { name, datatype, shape } = tensor
   if (datatype === 'FP16') throw new TensorError(`"${name}": FP16 has no JSON form; ask for binary data.`)
-  const copy = tensor.data.slice()
-  let data: unknown[]
-  if (datatype === 'BYTES') {
-    data = []
-    const view = new DataView(copy.buffer)
-    for (let offset = 0; offset < copy.length; ) {
-      const length = view.getUint32(offset, true)
-      data.push(fromUtf8(copy.subarray(offset + 4, offset + 4 + length)))
-      offset += 4 + length
-    }
-  } else {
-    const array = new views[datatype](copy.buffer)
-    data = Array.from(array as ArrayLike<number | bigint>, (value) => {
-      if (datatype === 'BOOL') return value !== 0
-      if (typeof value === 'bigint')
-        return value >= -(2n ** 53n) && value <= 2n ** 53n ? Number(value) : value.toString()
-      // JSON has no word for these; null would pass for a number nowhere.
-      return Number.isFinite(value) ? value : String(value)
-    })
-  }
+  if (datatype === 'BYTES') return { name, shape: [...shape], datatype, data: textsOf(tensor) }
+  const data = Array.from(numbersOf({ ...tensor, datatype }) as ArrayLike<number | bigint>, (value) => {
+    if (datatype === 'BOOL') return value !== 0
+    if (typeof value === 'bigint') return value >= -(2n ** 53n) && value <= 2n ** 53n ? Number(value) : value.toString()
+    // JSON has no word for these; null would pass for a number nowhere.
+    return Number.isFinite(value) ? value : String(value)
+  })
   return { name, shape: [...shape], datatype, data }
+}
+
+/** Gives the elements of a BYTES tensor as text. Throws TensorError unless each is UTF-8. */
+export function textsOf(tensor: Pick<Tensor, 'name' | 'data'>): string[] {
+  try {
+    return bytesElementsOf(tensor).map(fromUtf8)
+  } catch {
+    throw new TensorError(`"${tensor.name}" holds bytes that are not text; ask for binary data.`)
+  }
+}
+
+/** Writes the elements of a tensor as the text of a JSON list, every digit of a whole number and the sign of zero kept. Throws what `tensorToJson` throws. */
+export function tensorDataText(tensor: Tensor): string {
+  const { name, datatype } = tensor
+  if (datatype === 'FP16') throw new TensorError(`"${name}": FP16 has no JSON form; ask for binary data.`)
+  if (datatype === 'BYTES') return JSON.stringify(textsOf(tensor))
+  const numbers = numbersOf({ ...tensor, datatype })
+  if (datatype === 'BOOL') return `[${Array.from(numbers as Uint8Array, (value) => value !== 0).join()}]`
+  if (datatype !== 'FP32' && datatype !== 'FP64') return `[${numbers.join()}]`
+  const texts = Array.from(numbers as Float64Array, (value) =>
+    Number.isFinite(value) ? (Object.is(value, -0) ? '-0' : String(value)) : `"${value}"`,
+  )
+  return `[${texts.join()}]`
 }
 
 /** Reads `{ inputs: [...] }` as a person writes it. Throws TensorError. */
@@ -217,19 +290,50 @@ export function encodeErrorBody(error: string): Uint8Array<ArrayBuffer> {
 }
 
 function assemble(json: Uint8Array, parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const padded = Math.ceil(json.length / 8) * 8
-  let length = 8 + padded
+  const bytes = joinPadded(json, parts, 8)
+  new DataView(bytes.buffer).setUint32(0, bytes.length - 8 - parts.reduce((sum, { length }) => sum + length, 0), true)
+  return bytes
+}
+
+/** Joins JSON and raw tensors, with spaces between them so that the first tensor stands at a multiple of 8; `prefix` bytes are left free before. */
+export function joinPadded(json: Uint8Array, parts: readonly Uint8Array[], prefix: 0 | 8 = 0): Uint8Array<ArrayBuffer> {
+  const padded = prefix + Math.ceil(json.length / 8) * 8
+  let length = padded
   for (const part of parts) length += part.length
   const bytes = new Uint8Array(length)
-  new DataView(bytes.buffer).setUint32(0, padded, true)
-  bytes.set(json, 8)
-  bytes.fill(0x20, 8 + json.length, 8 + padded)
-  let offset = 8 + padded
+  bytes.set(json, prefix)
+  bytes.fill(0x20, prefix + json.length, padded)
+  let offset = padded
   for (const part of parts) {
     bytes.set(part, offset)
     offset += part.length
   }
   return bytes
+}
+
+/** Reads tensors whose data stands in JSON, or as `binary_data_size` bytes in `binary`; binary data is viewed, not copied. Throws TensorError unless every byte is accounted for. */
+export function readTensors(list: unknown, member: 'inputs' | 'outputs', binary: Uint8Array): Tensor[] {
+  if (!Array.isArray(list)) throw new TensorError(`The body has no ${member}.`)
+  let offset = 0
+  const tensors = list.map((json: JsonTensor | null) => {
+    const header = readHeader(json ?? ({} as JsonTensor))
+    const size = json?.parameters?.binary_data_size
+    if (size === undefined) return tensorFromJson(json)
+    if (json?.data !== undefined)
+      throw new TensorError(`"${header.name}" has both data and binary_data_size; it takes one.`)
+    if (!Number.isSafeInteger(size) || (size as number) < 0 || offset + (size as number) > binary.length)
+      throw new TensorError(`"${header.name}": binary_data_size does not fit the body.`)
+    const tensor: Tensor = { ...header, data: binary.subarray(offset, offset + (size as number)) }
+    offset += size as number
+    try {
+      checkTensorLength(tensor)
+    } catch (error) {
+      throw new TensorError((error as Error).message)
+    }
+    return tensor
+  })
+  if (offset !== binary.length) throw new TensorError(`${binary.length - offset} bytes belong to no tensor.`)
+  return tensors
 }
 
 /** Holds the plaintext of an envelope: tensors as views into it, or an error. */
@@ -250,24 +354,10 @@ export function decodeBody(member: 'inputs' | 'outputs', bytes: Uint8Array): Bod
   }
   if (typeof header?.error === 'string') return { parameters: {}, tensors: [], error: header.error }
   const list = header?.[member]
-  if (!Array.isArray(list)) throw new TensorError(`The body has no ${member}.`)
-  let offset = 8 + headerLength
-  const tensors = list.map((json: JsonTensor) => {
-    const tensorHeader = readHeader(json ?? ({} as JsonTensor))
-    const size = json.parameters?.binary_data_size
-    if (!Number.isSafeInteger(size) || (size as number) < 0 || offset + (size as number) > bytes.length) {
-      throw new TensorError(`"${tensorHeader.name}": binary_data_size does not fit the body.`)
-    }
-    const tensor: Tensor = { ...tensorHeader, data: bytes.subarray(offset, offset + (size as number)) }
-    offset += size as number
-    try {
-      checkTensorLength(tensor)
-    } catch (error) {
-      throw new TensorError((error as Error).message)
-    }
-    return tensor
-  })
-  if (offset !== bytes.length) throw new TensorError(`${bytes.length - offset} bytes belong to no tensor.`)
+  // An envelope carries tensors in binary only: one form, one size, one set of bytes to commit to.
+  if (Array.isArray(list) && list.some((json: JsonTensor | null) => json?.parameters?.binary_data_size === undefined))
+    throw new TensorError('A tensor in an envelope has no binary_data_size.')
+  const tensors = readTensors(list, member, bytes.subarray(8 + headerLength))
   return { parameters: (header.parameters ?? {}) as Record<string, unknown>, tensors }
 }
 

@@ -92,6 +92,7 @@ export function abiSource(artifacts: Record<string, Artifact>): string {
     RunnerRegistry: 'runnerRegistryAbi',
     VerifierSet: 'verifierSetAbi',
     AttestedInference: 'attestedInferenceAbi',
+    Stake: 'stakeAbi',
     TestToken: 'testTokenAbi',
   }
   const parts = Object.entries(names).map(

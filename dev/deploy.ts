@@ -19,6 +19,7 @@ export type Contracts = {
   policy: Address
   verifierSet: Address
   attestedInference: Address
+  stake: Address
   token: Address
 }
 
@@ -92,6 +93,7 @@ export async function deployContracts({
   if (verifierSet.toLowerCase() !== verifierSetAddress.toLowerCase())
     throw new Error('The verifiers are not where the registry expects them.')
   const attestedInference = await deploy('AttestedInference', [registry])
+  const stake = await deploy('Stake', [token, registry])
   for (const workload of workloads) {
     const hash = await wallet.writeContract({
       address: registry,
@@ -104,5 +106,5 @@ export async function deployContracts({
     })
     await publicClient.waitForTransactionReceipt({ hash })
   }
-  return { escrow, registry, policy: registry, verifierSet, attestedInference, token }
+  return { escrow, registry, policy: registry, verifierSet, attestedInference, stake, token }
 }

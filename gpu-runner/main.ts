@@ -11,7 +11,7 @@ import { sha256 } from '../protocol/hash.ts'
 import { generateHpkeKeyPair } from '../protocol/hpke.ts'
 import { connectDigest, successionDigest } from '../protocol/registration.ts'
 import { connectChain } from './chain.ts'
-import { readConfig } from './config.ts'
+import { readConfig, settlementPolicyOf } from './config.ts'
 import { canShareRuns } from './engine/admission.ts'
 import { createExecutor, ModelError } from './engine/executor.ts'
 import { checkListing, fetchModel, type ModelJson, ModelRefusedError } from './engine/models.ts'
@@ -20,13 +20,14 @@ import { type Link, openLink } from './link.ts'
 import { createLog } from './log.ts'
 import { registerRunner } from './register.ts'
 import { answerOf, JobService } from './service.ts'
-import { settleJournal } from './settle.ts'
+import { Settler } from './settler.ts'
 import { createRunnerSigner } from './signer.ts'
 import { configfsTsm } from './tee/configfsTsm.ts'
 import { createDevelopmentTee } from './tee/development.ts'
 import { dstack } from './tee/dstack.ts'
 import { collectGpuEvidence } from './tee/nvattest.ts'
 import type { Tee } from './tee/tee.ts'
+import { fileOutbox } from './transactions.ts'
 
 const config = readConfig(process.env)
 const log = createLog((line) => process.stdout.write(line))
@@ -57,6 +58,7 @@ const chain = connectChain({
   escrow: network.escrow,
   registry: network.registry,
   providerKey: config.ASSAY_PROVIDER_KEY,
+  outbox: fileOutbox(join(config.ASSAY_STATE, 'transaction.json')),
 })
 
 // The keys exist in this process's memory and nowhere else; a restart is another runner.
@@ -258,15 +260,17 @@ for (const predecessor of predecessors) {
   )
 }
 
-// One settlement at a time: two would claim the same sums and the second would pay gas for nothing.
-let settling: Promise<unknown> = Promise.resolve()
-const settle = () => {
-  const next = settling.then(() =>
-    settleJournal({ journal, chain, signer, domain, noteSettled: service.noteSettled.bind(service) }),
-  )
-  settling = next.catch(() => {})
-  return next
-}
+const settler = new Settler({
+  journal,
+  chain,
+  signer,
+  domain,
+  noteSettled: service.noteSettled.bind(service),
+  policy: settlementPolicyOf(config),
+  registrationEnd: () => validUntil,
+  now,
+  log,
+})
 
 const control = createServer(async (request, response) => {
   const send = (status: number, body: object) => {
@@ -274,7 +278,7 @@ const control = createServer(async (request, response) => {
     response.end(JSON.stringify(body))
   }
   try {
-    if (request.method === 'POST' && request.url === '/settle') return send(200, await settle())
+    if (request.method === 'POST' && request.url === '/settle') return send(200, await settler.settle())
     if (request.method === 'POST' && request.url === '/models') {
       refusedModels.clear()
       await admitModels()
@@ -309,7 +313,10 @@ const stop = async () => {
   await service.drain()
   // Answers just resolved leave on the next turn of the loop.
   await sleep(20)
-  await Promise.race([settle().catch((error: Error) => log('settle_failed', { message: error.message })), sleep(5_000)])
+  await Promise.race([
+    settler.stop().catch((error: Error) => log('settle_failed', { message: error.message })),
+    sleep(5_000),
+  ])
   for (const link of links) link.close()
   control.close()
   await executor.stop()
@@ -324,7 +331,6 @@ process.on('SIGINT', () => void stop())
 const attestRetryMs = 600_000
 
 // New listings are picked up, and the registration renewed well before it runs out, with the same keys and a fresh nonce.
-let settledAt = now()
 let attestAt = 0
 while (!stopping.signal.aborted) {
   await sleep(2_000, undefined, { signal: stopping.signal }).catch(() => {})
@@ -339,10 +345,7 @@ while (!stopping.signal.aborted) {
     log('refresh_failed', { message: error instanceof Error ? error.message : 'unknown' })
   }
   try {
-    if (now() - settledAt > config.ASSAY_SETTLE_SECONDS * 1000) {
-      settledAt = now()
-      await settle()
-    }
+    await settler.look()
   } catch (error) {
     log('settle_failed', { message: error instanceof Error ? error.message : 'unknown' })
   }

@@ -34,6 +34,8 @@ export type ServedModel = {
   listing: Listing
   fixed: Tensor[]
   execution: Execution
+  /** The numbers of rows at which jobs may share a run, ascending. */
+  batchSizes: readonly number[]
   run: (feeds: Tensor[], deadlineMs: number) => Promise<Tensor[]>
 }
 
@@ -64,7 +66,8 @@ export type ServiceDeps = {
   chain: ChainReader
   log: Log
   now: () => number
-  maxBatch: number
+  /** How many runs of a model may be under way at a time; 1 unless told. */
+  parallel?: number
   capacity: number
 }
 
@@ -102,8 +105,9 @@ export class JobService {
     const batcher = new Batcher<Tag>({
       run: model.run,
       finish: (results) => this.#finish(results.map(({ tag, result }) => outcomeOf(tag, result))),
-      joinable: model.execution.batch === 'free',
-      maxBatch: this.#deps.maxBatch,
+      batchSizes: model.batchSizes,
+      fixed: model.fixed,
+      parallel: this.#deps.parallel ?? 1,
       now: this.#deps.now,
     })
     this.#models.set(model.digest, { model, batcher, execution: executionDigest(model.execution) })
@@ -345,8 +349,8 @@ export class JobService {
       try {
         const body = decodeBody('inputs', plaintext)
         if (body.error !== undefined) throw new TensorError('A request carries tensors, not an error.')
-        feeds = [...body.tensors, ...served.model.fixed]
-        tag.input = tensorCommitment(saltOf(body), feeds)
+        feeds = body.tensors
+        tag.input = tensorCommitment(saltOf(body), [...feeds, ...served.model.fixed])
         checkTensors(body.tensors, served.model.manifest.inputs)
       } catch (error) {
         return badInput(error instanceof Error ? error.message : 'The request cannot be read.')

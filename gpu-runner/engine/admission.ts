@@ -1,56 +1,201 @@
-import { randomBytes } from 'node:crypto'
 import { equalBytes } from '../../protocol/bytes.ts'
+import type { Execution } from '../../protocol/execution.ts'
 import type { Manifest } from '../../protocol/manifest.ts'
-import { elementCount, elementSize, type Tensor } from '../../protocol/tensors.ts'
+import { rowBytes } from '../../protocol/oip.ts'
+import type { Tensor } from '../../protocol/tensors.ts'
 import { joinFeeds } from './batcher.ts'
+import { ModelError } from './executor.ts'
+import { type RandomBytes, type RowKind, rowKinds, trialRow } from './trialRows.ts'
 
-/** Makes one row of input: numbers in (-1, 1) for floats, small values otherwise. */
-function randomRow({ name, datatype, shape }: Manifest['inputs'][number]): Tensor | null {
-  const size = elementSize(datatype)
-  // A second free dimension has no size to try, and FP16 bits at random are mostly no number anyone sends.
-  if (size === null || datatype === 'FP16' || shape.slice(1).includes(-1)) return null
-  const row = [1, ...shape.slice(1)]
-  const count = elementCount(row)
-  const bytes = randomBytes(count)
-  const data = new Uint8Array(count * size)
-  const view = new DataView(data.buffer)
-  for (let i = 0; i < count; i++) {
-    if (datatype === 'FP32') view.setFloat32(i * 4, bytes[i]! / 128 - 1, true)
-    else if (datatype === 'FP64') view.setFloat64(i * 8, bytes[i]! / 128 - 1, true)
-    else data[i * size] = bytes[i]! & 1
-  }
-  return { name, datatype, shape: row, data }
+/** Says what keeps a model from being exact, or its jobs from sharing runs. */
+export type Finding =
+  | { reason: 'unchecked_input'; detail: string }
+  | { reason: 'refuses_trial'; detail: string }
+  | { reason: 'not_repeatable'; detail: string }
+  | { reason: 'threads_change_bits'; detail: string }
+  | { reason: 'rows_depend_on_batch'; detail: string }
+
+/** Tells how a model may be run: its measured class, whether rows of several jobs may share a run, and at which numbers of rows that was found harmless (ascending; only 1 where they may not). */
+export type Trial = Pick<Execution, 'class' | 'batch'> & { batchSizes: readonly number[]; findings: readonly Finding[] }
+
+/** Runs the model under trial. */
+export type TrialRun = (feeds: Tensor[]) => Promise<Tensor[]>
+
+/** Holds what a trial needs; `budgetMs` bounds it, by the clock `now` in milliseconds. */
+export type TrialDeps = {
+  manifest: Pick<Manifest, 'inputs' | 'outputs'>
+  fixed: readonly Tensor[]
+  /** Runs as jobs will be run. */
+  run: TrialRun
+  /** Runs under other numbers of threads, by that number. */
+  otherThreads: ReadonlyMap<number, TrialRun>
+  maxBatch: number
+  random: RandomBytes
+  now: () => number
+  budgetMs?: number
 }
 
-/** Finds out whether jobs of a model can share a run without changing a bit of anyone's answer: rows run together are compared with the same rows run alone, at several batch sizes. */
-export async function canShareRuns(
-  manifest: Manifest,
-  run: (feeds: Tensor[]) => Promise<Tensor[]>,
-  sizes: readonly number[] = [2, 3, 8, 64],
-): Promise<boolean> {
-  const rowsFree = [...manifest.inputs, ...manifest.outputs].every(({ shape }) => shape[0] === -1)
-  if (!rowsFree || manifest.inputs.length === 0 || manifest.fixedInputs.length > 0) return false
+/** The sizes that are tried before all others: kernels change path at powers of two and just past them. */
+const tellingSizes = [2, 3, 4, 8, 16, 17, 32, 64] as const
+
+/** Bounds tried for whole numbers, from the full range of their type (0) to indices of a small table. */
+const bounds = [0n, 30_000n, 1_000n, 100n, 10n, 2n] as const
+
+type Row = { feeds: Tensor[]; kind: RowKind; outputs: Tensor[] }
+
+/** Finds out by running it how a model may be run: rows of adversarial content alone, again, under other numbers of threads, and together with other rows at every number of rows that a run may have. Whatever was not checked is not promised. Throws what `run` throws, but for ModelError. */
+export async function tryModel(deps: TrialDeps): Promise<Trial> {
+  const findings: Finding[] = []
+  let batchSizes: number[] = [1]
   try {
-    for (const size of sizes) {
-      const rows: Tensor[][] = []
-      for (let i = 0; i < size; i++) {
-        const row = manifest.inputs.map(randomRow)
-        if (row.includes(null)) return false
-        rows.push(row as Tensor[])
-      }
-      const together = await run(joinFeeds(rows))
-      for (const [index, row] of rows.entries()) {
-        const alone = await run(row)
-        for (const [at, output] of alone.entries()) {
-          const joined = together[at]!
-          const width = output.data.length
-          const isRow = joined.shape[0] === size && joined.data.length === width * size
-          if (!isRow || !equalBytes(joined.data.subarray(index * width, (index + 1) * width), output.data)) return false
-        }
-      }
+    const unchecked = uncheckable(deps.manifest)
+    if (unchecked) findings.push({ reason: 'unchecked_input', detail: unchecked })
+    else {
+      const rows = await createRows(deps)
+      const repeats = await tryAlone(await rows.take(rowKinds.length), deps, findings)
+      if (repeats && canJoin(deps.manifest)) batchSizes = await tryTogether(rows, deps, findings)
     }
-    return true
-  } catch {
-    return false
+  } catch (error) {
+    if (!(error instanceof ModelError)) throw error
+    findings.push({ reason: 'refuses_trial', detail: error.message })
   }
+  return {
+    class: findings.length === 0 ? 'exact' : 'tolerant',
+    batch: batchSizes.length > 1 ? 'free' : 'single',
+    batchSizes,
+    findings,
+  }
+}
+
+const canJoin = ({ inputs, outputs }: TrialDeps['manifest']) =>
+  [...inputs, ...outputs].every(({ shape }) => shape[0] === -1)
+
+/** Runs rows alone once more, and under each other number of threads. Tells whether they gave the same bits under the same number. */
+async function tryAlone(rows: readonly Row[], { run, otherThreads, fixed }: TrialDeps, findings: Finding[]) {
+  const changed = await findChange(rows, run, fixed)
+  if (changed) findings.push({ reason: 'not_repeatable', detail: `A ${changed} row gave other bits the second time.` })
+  for (const [threads, other] of otherThreads) {
+    const kind = await findChange(rows, other, fixed)
+    if (kind) findings.push({ reason: 'threads_change_bits', detail: `A ${kind} row, under ${threads} threads.` })
+  }
+  return changed === null
+}
+
+/** Runs rows together, in as many sizes as the time allows, and gives the sizes at which no row changed: just 1 as soon as one did. */
+async function tryTogether(rows: Rows, deps: TrialDeps, findings: Finding[]): Promise<number[]> {
+  const { run, fixed, maxBatch, now, budgetMs = 20_000 } = deps
+  const until = now() + budgetMs
+  const otherThreads = new Map(deps.otherThreads)
+  const clean = [1]
+  for (const size of trialSizes(maxBatch)) {
+    if (now() > until) break
+    const group = await rows.take(size)
+    const found = await findDependence(group, run, fixed)
+    if (found) {
+      findings.push({ reason: 'rows_depend_on_batch', detail: `${found}, in a run of ${size} rows.` })
+      return [1]
+    }
+    for (const [threads, other] of isTelling(size, maxBatch) ? otherThreads : []) {
+      const changed = await findDependence(group, other, fixed)
+      if (!changed) continue
+      const detail = `${changed}, in a run of ${size} rows under ${threads} threads.`
+      findings.push({ reason: 'threads_change_bits', detail })
+      otherThreads.delete(threads)
+    }
+    clean.push(size)
+  }
+  return clean.sort((a, b) => a - b)
+}
+
+const isTelling = (size: number, maxBatch: number) =>
+  (tellingSizes as readonly number[]).includes(size) || size === maxBatch
+
+/** Lists the numbers of rows to try, the telling ones and the largest first. */
+function trialSizes(maxBatch: number): number[] {
+  const all = Array.from({ length: maxBatch - 1 }, (_, index) => index + 2)
+  return [...all.filter((size) => isTelling(size, maxBatch)), ...all.filter((size) => !isTelling(size, maxBatch))]
+}
+
+/** Names what makes an input impossible to try in full; null when nothing does. */
+function uncheckable({ inputs }: TrialDeps['manifest']): string | null {
+  if (inputs.length === 0) return 'The model takes no input.'
+  for (const { name, datatype, shape } of inputs) {
+    if (datatype === 'BYTES') return `"${name}" takes BYTES, which can hold anything.`
+    // Kernels change path with any dimension, so one size that went well says nothing of the next.
+    if (shape.slice(1).includes(-1)) return `"${name}" has a free dimension besides the first.`
+  }
+  return null
+}
+
+type Rows = {
+  /** Gives as many rows, no two alike, each time starting elsewhere, so that a row is tried at several places of a run. */
+  take(count: number): Promise<Row[]>
+}
+
+/** Makes rows that the model takes, with their outputs when run alone. Throws ModelError when it takes none. */
+async function createRows({ manifest, fixed, run, random }: TrialDeps): Promise<Rows> {
+  const rows: Row[] = []
+  const make = async (kind: RowKind, bound: bigint): Promise<Row> => {
+    const feeds = trialRow(manifest.inputs, { kind, bound, random })
+    return { feeds, kind, outputs: await run([...feeds, ...fixed]) }
+  }
+  const bound = await firstBound((candidate) => make('unit', candidate))
+  let start = 0
+  return {
+    async take(count) {
+      while (rows.length < count) rows.push(await make(rowKinds[rows.length % rowKinds.length]!, bound))
+      start += rowKinds.length + 1
+      return Array.from({ length: count }, (_, index) => rows[(start + index) % rows.length]!)
+    },
+  }
+}
+
+/** Finds the widest range of whole numbers that the model takes. Throws its complaint when there is none. */
+async function firstBound(attempt: (bound: bigint) => Promise<unknown>): Promise<bigint> {
+  let complaint: unknown
+  for (const bound of bounds) {
+    try {
+      await attempt(bound)
+      return bound
+    } catch (error) {
+      complaint = error
+    }
+  }
+  throw complaint
+}
+
+const sameTensors = (a: readonly Tensor[], b: readonly Tensor[]) =>
+  a.length === b.length &&
+  a.every(
+    ({ name, shape, data }, at) =>
+      b[at]!.name === name && shape.join() === b[at]!.shape.join() && equalBytes(data, b[at]!.data),
+  )
+
+/** Runs rows alone and names the kind of the first whose bits differ from what they were; null when none do. */
+async function findChange(rows: readonly Row[], run: TrialRun, fixed: readonly Tensor[]): Promise<RowKind | null> {
+  for (const { feeds, kind, outputs } of rows) {
+    if (!sameTensors(await run([...feeds, ...fixed]), outputs)) return kind
+  }
+  return null
+}
+
+/** Runs rows together and says which differs from the same row alone; null when none does. A run that fails counts as a difference. */
+async function findDependence(rows: readonly Row[], run: TrialRun, fixed: readonly Tensor[]): Promise<string | null> {
+  let together: Tensor[]
+  try {
+    together = await run([...joinFeeds(rows.map(({ feeds }) => feeds)), ...fixed])
+  } catch (error) {
+    if (!(error instanceof ModelError)) throw error
+    return `The run failed (${error.message})`
+  }
+  for (const [at, joined] of together.entries()) {
+    const width = rowBytes(joined)
+    if (width === null || joined.shape[0] !== rows.length) return `Output "${joined.name}" does not follow the rows`
+    for (const [index, { outputs, kind }] of rows.entries()) {
+      const alone = outputs[at]!
+      const part = joined.data.subarray(index * width, (index + 1) * width)
+      if (!equalBytes(part, alone.data)) return `Row ${index} (${kind}) has other bits in output "${joined.name}"`
+    }
+  }
+  return null
 }

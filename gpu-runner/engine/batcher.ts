@@ -6,23 +6,26 @@ import { RunDeadlineError } from './executor.ts'
 /** Tells one job's outputs, or why it has none. */
 export type RunResult = { outputs: Tensor[] } | { error: Error }
 
-/** Holds one job waiting for the engine; `deadline` in milliseconds of the batcher's clock. */
+/** Holds one job waiting for the engine, with the tensors its buyer sent; `deadline` in milliseconds of the batcher's clock. */
 export type QueuedRun<T> = { tag: T; feeds: Tensor[]; deadline: number }
 
-/** Holds what a batcher needs: the engine, where results go, and whether jobs may share a run. */
+/** Holds what a batcher needs: the engine, where results go, what the publisher feeds to every run, and how many rows a run may have. */
 export type BatcherDeps<T> = {
   run: (feeds: Tensor[], deadlineMs: number) => Promise<Tensor[]>
   finish: (results: { tag: T; result: RunResult }[]) => Promise<void>
-  joinable: boolean
-  maxBatch: number
+  /** The numbers of rows at which jobs may share a run, ascending: those that admission tried. Only 1 where they may not. */
+  batchSizes: readonly number[]
+  fixed: readonly Tensor[]
   now: () => number
+  /** How many runs may be under way at a time: one for each executor. */
+  parallel?: number
 }
 
 /** Takes what is queued for a model and runs it, never waiting for more: a window would only add latency when the engine is the bottleneck. */
 export class Batcher<T> {
   readonly #queue: QueuedRun<T>[] = []
   readonly #deps: BatcherDeps<T>
-  #running = false
+  #lanes = 0
 
   constructor(deps: BatcherDeps<T>) {
     this.#deps = deps
@@ -35,47 +38,58 @@ export class Batcher<T> {
   /** Queues a job. */
   push(job: QueuedRun<T>): void {
     this.#queue.push(job)
-    if (!this.#running) void this.#drain()
+    if (this.#lanes < (this.#deps.parallel ?? 1)) void this.#drain()
   }
 
   async #drain(): Promise<void> {
-    this.#running = true
+    this.#lanes++
     // One turn of the loop lets a message's jobs arrive together; it adds no timer.
     await Promise.resolve()
+    // The next run begins while the last one's answers are signed and written down, but no more than one set of them waits.
+    let finishing: Promise<void> = Promise.resolve()
     while (this.#queue.length > 0) {
       const group = this.#take()
       const results = await this.#runGroup(group)
-      await this.#deps.finish(results)
+      await finishing
+      finishing = this.#deps.finish(results)
     }
-    this.#running = false
+    this.#lanes--
+    await finishing
   }
 
+  /** Takes the oldest job, and with it as many that can share its run as a size that was tried allows. */
   #take(): QueuedRun<T>[] {
-    if (!this.#deps.joinable) return [this.#queue.shift()!]
+    const { batchSizes } = this.#deps
     const first = this.#queue.shift()!
-    const shape = joinKey(first.feeds)
+    const most = batchSizes.at(-1) ?? 1
+    let rows = rowsOf(first)
+    const shape = rows < most ? joinKey(first.feeds) : null
+    if (shape === null) return [first]
     const group = [first]
-    let rows = first.feeds[0]?.shape[0] ?? 1
-    for (let i = 0; i < this.#queue.length && rows < this.#deps.maxBatch; ) {
-      const next = this.#queue[i]!
-      const nextRows = next.feeds[0]?.shape[0] ?? 1
-      if (shape === null || joinKey(next.feeds) !== shape || rows + nextRows > this.#deps.maxBatch) {
-        i++
-        continue
-      }
-      this.#queue.splice(i, 1)
+    const places: number[] = []
+    for (let at = 0; at < this.#queue.length && rows < most; at++) {
+      const next = this.#queue[at]!
+      if (rows + rowsOf(next) > most || joinKey(next.feeds) !== shape) continue
+      places.push(at)
       group.push(next)
-      rows += nextRows
+      rows += rowsOf(next)
     }
+    while (group.length > 1 && !batchSizes.includes(rows)) {
+      rows -= rowsOf(group.pop()!)
+      places.pop()
+    }
+    const taken = new Set(places)
+    if (taken.size > 0) this.#queue.splice(0, this.#queue.length, ...this.#queue.filter((_, at) => !taken.has(at)))
     return group
   }
 
   async #runGroup(group: QueuedRun<T>[]): Promise<{ tag: T; result: RunResult }[]> {
-    const { run, now } = this.#deps
+    const { run, fixed, now } = this.#deps
     const budget = (jobs: QueuedRun<T>[]) => Math.max(...jobs.map((job) => job.deadline)) - now()
     if (group.length > 1 && budget(group) > 0) {
       try {
-        const outputs = split(await run(joinFeeds(group.map((job) => job.feeds)), budget(group)), group)
+        const together = await run([...joinFeeds(group.map((job) => job.feeds)), ...fixed], budget(group))
+        const outputs = split(together, group)
         return group.map((job, index) => ({ tag: job.tag, result: { outputs: outputs[index]! } }))
       } catch {
         // One bad row must not cost its neighbours their answer: each runs again by itself.
@@ -89,7 +103,7 @@ export class Batcher<T> {
         continue
       }
       try {
-        results.push({ tag: job.tag, result: { outputs: await run(job.feeds, budget([job])) } })
+        results.push({ tag: job.tag, result: { outputs: await run([...job.feeds, ...fixed], budget([job])) } })
       } catch (error) {
         results.push({ tag: job.tag, result: { error: error as Error } })
       }
@@ -97,6 +111,8 @@ export class Batcher<T> {
     return results
   }
 }
+
+const rowsOf = ({ feeds }: { feeds: readonly Tensor[] }) => feeds[0]?.shape[0] ?? 1
 
 /** Names what must be equal for two sets of feeds to be joined along the first dimension; null when they cannot be. */
 export function joinKey(feeds: readonly Tensor[]): string | null {
@@ -119,10 +135,10 @@ export function joinFeeds(sets: readonly (readonly Tensor[])[]): Tensor[] {
 }
 
 function split<T>(outputs: Tensor[], group: readonly QueuedRun<T>[]): Tensor[][] {
-  const rowCounts = group.map((job) => job.feeds[0]!.shape[0]!)
-  const total = rowCounts.reduce((a, b) => a + b, 0)
+  const total = group.reduce((sum, job) => sum + rowsOf(job), 0)
   let row = 0
-  return rowCounts.map((rows) => {
+  return group.map((job) => {
+    const rows = rowsOf(job)
     const part = outputs.map((tensor) => {
       const size = rowBytes(tensor)
       if (tensor.shape[0] !== total || size === null) throw new Error('An output does not follow the batch.')

@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { developmentKey } from '../../dev/keys.ts'
 import { randomMlp, sampleModel, writeMlp } from '../../dev/sample/model.ts'
-import { canShareRuns } from '../../gpu-runner/engine/admission.ts'
 import { createExecutor, type Executor } from '../../gpu-runner/engine/executor.ts'
+import { probeModel } from '../../gpu-runner/engine/probe.ts'
 import { type Journal, openJournal } from '../../gpu-runner/journal.ts'
 import { type ChainReader, JobService, type ServedModel } from '../../gpu-runner/service.ts'
 import { createRunnerSigner } from '../../gpu-runner/signer.ts'
@@ -88,6 +88,7 @@ describe('JobService', () => {
       batch: 'free',
       measurement: 'x',
     },
+    batchSizes: Array.from({ length: 64 }, (_, index) => index + 1),
     run: (feeds, deadlineMs) => executor.run(digest, feeds, deadlineMs),
   })
 
@@ -121,7 +122,6 @@ describe('JobService', () => {
       chain: reader,
       log: () => {},
       now,
-      maxBatch: 64,
       capacity,
     })
     service.serve(model)
@@ -482,9 +482,13 @@ describe('JobService', () => {
     expect([receipt.status, receipt.cumulative, detail.price, runs]).toEqual([3, 0n, 0n, 0])
   })
 
-  test('behavior: rows that share a run have the bits they have alone, and admission found so', async () => {
-    expect(await canShareRuns(manifest, (feeds) => executor.run(digest, feeds, 20_000))).toBe(true)
-    const { service } = open()
+  test('behavior: rows that share a run have the bits they have alone, and a trial found so', async () => {
+    const trial = await probeModel(
+      { manifest, fixed: [], loadable: { digest, graph, external: [] } },
+      { threads: 1, maxBatch: 16 },
+    )
+    expect([trial.class, trial.batch, trial.findings]).toEqual(['exact', 'free', []])
+    const { service } = open({ model: { ...served(), batchSizes: trial.batchSizes } })
     const of = await channel()
     const requests = await Promise.all(
       Array.from({ length: 16 }, (_, index) =>

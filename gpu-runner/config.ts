@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { Hex } from '../protocol/bytes.ts'
+import type { SettlementPolicy } from './settlementPolicy.ts'
 
 const hex = (bytes: number) =>
   z
@@ -29,8 +30,14 @@ const Config = z.object({
   ASSAY_CAPACITY: z.coerce.number().int().min(1).max(65_536).default(1_024),
   /** Most rows of one run: as many as admission compares with rows run alone. */
   ASSAY_MAX_BATCH: z.coerce.number().int().min(1).max(64).default(64),
-  /** How often earnings are claimed, in seconds; a claim must reach the chain within a day of its terms' end. */
+  /** Earnings are claimed at least this often, in seconds; a claim must reach the chain within a day of its terms' end. */
   ASSAY_SETTLE_SECONDS: z.coerce.number().int().min(10).max(43_200).default(600),
+  /** Claim as soon as this much is unsettled, in the token's smallest unit; unset, time alone decides. */
+  ASSAY_SETTLE_THRESHOLD: z.coerce.bigint().min(1n).optional(),
+  /** How long before terms or the registration end a claim no longer waits for cheaper gas, in seconds. */
+  ASSAY_SETTLE_LEAD_SECONDS: z.coerce.number().int().min(60).max(43_200).default(3_600),
+  /** Claims wait while gas costs more than this many hundredths of its usual price. */
+  ASSAY_SETTLE_DEAR_PERCENT: z.coerce.bigint().min(100n).default(200n),
   ASSAY_CONTROL_PORT: z.coerce.number().int().min(0).max(65_535).default(0),
 })
 
@@ -48,4 +55,14 @@ export function readConfig(environment: Record<string, string | undefined>): Con
     throw new Error('ASSAY_TEE=development needs ASSAY_DEVELOPMENT_SEED.')
   }
   return result.data
+}
+
+/** Reads from the settings when earnings are claimed. */
+export function settlementPolicyOf(config: Config): SettlementPolicy {
+  return {
+    threshold: config.ASSAY_SETTLE_THRESHOLD ?? null,
+    intervalSeconds: config.ASSAY_SETTLE_SECONDS,
+    leadSeconds: config.ASSAY_SETTLE_LEAD_SECONDS,
+    dearPercent: config.ASSAY_SETTLE_DEAR_PERCENT,
+  }
 }

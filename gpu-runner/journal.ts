@@ -26,6 +26,9 @@ export type JournalEntry = {
 /** Holds a channel as last written. */
 export type JournalChannel = { terms: Terms; voucher: { cumulative: bigint; signature: Uint8Array } | null }
 
+/** Holds what a channel's journalled receipts and voucher add up to. */
+export type JournalTotal = { channel: Uint8Array; terms: Terms; vouched: bigint; cumulative: bigint }
+
 /** Keeps receipts and vouchers on disk before an answer leaves, so that a killed runner has lost nothing it promised. */
 export type Journal = {
   saveChannel(channel: Uint8Array, entry: JournalChannel): void
@@ -40,6 +43,8 @@ export type Journal = {
   /** Gives the entry with the highest running total of a channel. */
   latest(channel: Uint8Array): JournalEntry | null
   count(channel: Uint8Array): number
+  /** Lists the channels that have receipts, with their terms, what the voucher covers and the highest running total; amounts in the token's smallest unit. */
+  totals(): JournalTotal[]
   /** Lists the runner keys that have channels here. */
   runners(): Hex[]
   close(): void
@@ -73,6 +78,10 @@ export function openJournal(path: string): Journal {
   const selectCount = database.prepare('SELECT count(*) AS n FROM receipts WHERE channel = ?')
   const selectChannel = database.prepare('SELECT * FROM channels WHERE channel = ?')
   const selectChannels = database.prepare('SELECT channel FROM channels WHERE runner = ?')
+  const selectTotals = database.prepare(
+    `SELECT channel, terms, voucher, (SELECT max(cumulative) FROM receipts WHERE receipts.channel = channels.channel) AS cumulative
+     FROM channels WHERE cumulative IS NOT NULL`,
+  )
   const selectRunners = database.prepare('SELECT DISTINCT runner FROM channels')
 
   const wide = (value: bigint, width: number) => Buffer.from(value.toString(16).padStart(width * 2, '0'), 'hex')
@@ -148,6 +157,13 @@ export function openJournal(path: string): Journal {
       (selectChannels.all(Buffer.from(runner.slice(2), 'hex')) as Row[]).map((row) => blob(row, 'channel')),
     latest: (channel) => readEntry(selectLatest.get(channel) as Row | undefined),
     count: (channel) => (selectCount.get(channel) as { n: number }).n,
+    totals: () =>
+      (selectTotals.all() as Row[]).map((row) => ({
+        channel: blob(row, 'channel'),
+        terms: decodeTerms(blob(row, 'terms')),
+        vouched: row.voucher ? number(blob(row, 'voucher')) : 0n,
+        cumulative: number(blob(row, 'cumulative')),
+      })),
     runners: () => (selectRunners.all() as Row[]).map((row) => toHex(blob(row, 'runner'))),
     close: () => database.close(),
   }

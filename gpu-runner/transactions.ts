@@ -4,6 +4,7 @@ import type { Hex } from '../protocol/bytes.ts'
 
 /** Holds a transaction whose outcome is not known yet: every form of it that was signed has the same nonce, so at most one can ever be mined. */
 export type PendingTransaction = {
+  from: Address
   nonce: number
   to: Address
   data: Hex
@@ -164,7 +165,7 @@ export class TransactionSender {
       this.#client.getTransactionCount({ address: this.#account.address, blockTag: 'pending' }),
       this.#client.estimateFeesPerGas(),
     ])
-    const first = { nonce, to, data, gas: String(gas), signed: [], signedAt: 0 }
+    const first = { from: this.#account.address, nonce, to, data, gas: String(gas), signed: [], signedAt: 0 }
     await this.#addForm(first, fees)
   }
 
@@ -231,7 +232,7 @@ export class TransactionSender {
   async #look(pending: PendingTransaction): Promise<'unknown' | 'used' | (Sent & { status: 'success' | 'reverted' })> {
     try {
       // The count is asked first: a receipt looked for after it cannot be younger than the count.
-      const count = await this.#client.getTransactionCount({ address: this.#account.address, blockTag: 'latest' })
+      const count = await this.#client.getTransactionCount({ address: pending.from, blockTag: 'latest' })
       if (count <= pending.nonce) return 'unknown'
       for (const { hash } of pending.signed) {
         const receipt = await this.#client.getTransactionReceipt({ hash }).catch((error: Error) => {
@@ -263,8 +264,10 @@ export class TransactionSender {
   /** Sends what is not mined again, with higher fees once it has waited long enough. */
   async #press(pending: PendingTransaction): Promise<PendingTransaction> {
     const now = this.#now()
+    // What an earlier key of the provider sent can be watched and sent again, but not signed again.
+    const own = pending.from === this.#account.address
     const fees =
-      now - pending.signedAt >= this.#patience.raiseMs && pending.signed.length < maxForms
+      own && now - pending.signedAt >= this.#patience.raiseMs && pending.signed.length < maxForms
         ? await this.#client.estimateFeesPerGas().catch(() => null)
         : null
     if (!fees) {

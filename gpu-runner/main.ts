@@ -12,9 +12,9 @@ import { generateHpkeKeyPair } from '../protocol/hpke.ts'
 import { connectDigest, successionDigest } from '../protocol/registration.ts'
 import { connectChain } from './chain.ts'
 import { readConfig, settlementPolicyOf } from './config.ts'
-import { canShareRuns } from './engine/admission.ts'
 import { createExecutor, ModelError } from './engine/executor.ts'
 import { checkListing, fetchModel, type ModelJson, ModelRefusedError } from './engine/models.ts'
+import { probeModel } from './engine/probe.ts'
 import { openJournal } from './journal.ts'
 import { type Link, openLink } from './link.ts'
 import { createLog } from './log.ts'
@@ -96,7 +96,6 @@ const service = new JobService({
   chain,
   log,
   now,
-  maxBatch: config.ASSAY_MAX_BATCH,
   capacity: config.ASSAY_CAPACITY,
 })
 let workload: Hex = toHex(new Uint8Array(32))
@@ -165,25 +164,30 @@ async function admitModel(json: ModelJson): Promise<void> {
       cacheDir: join(config.ASSAY_STATE, 'models'),
       fetchArtifact: async (digest) => new Uint8Array(await (await edge(`/v1/artifacts/${digest}`)).arrayBuffer()),
     })
+    const trial = await probeModel(model, { threads: config.ASSAY_THREADS, maxBatch: config.ASSAY_MAX_BATCH })
     await executor.load(model.loadable)
-    const run = (feeds: Parameters<typeof executor.run>[1], deadlineMs = 30_000) =>
-      executor.run(json.digest, feeds, deadlineMs)
-    const shared = await canShareRuns(model.manifest, run)
     service.serve({
       ...model,
-      run,
+      run: (feeds, deadlineMs) => executor.run(json.digest, feeds, deadlineMs),
+      batchSizes: trial.batchSizes,
       execution: {
         runtime: 'onnxruntime-node',
         runtimeVersion: ortVersion,
         provider: 'cpu',
         optimization: 'all',
         threads: config.ASSAY_THREADS,
-        class: model.manifest.execution.class,
-        batch: shared ? 'free' : 'single',
+        class: trial.class,
+        batch: trial.batch,
         measurement: workload,
       },
     })
-    log('model_admitted', { model: json.digest, name: model.manifest.name, sharedRuns: shared })
+    log('model_admitted', {
+      model: json.digest,
+      name: model.manifest.name,
+      class: trial.class,
+      batch: trial.batch,
+      findings: trial.findings.map(({ reason, detail }) => `${reason}: ${detail}`).join('; '),
+    })
     links[0]?.sayHello()
   } catch (error) {
     const lasting = error instanceof ModelRefusedError || error instanceof ModelError

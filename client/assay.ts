@@ -27,7 +27,7 @@ import { decodeFrame, encodeJobRequest, type JobAnswer } from '../protocol/frame
 import { setupSender } from '../protocol/hpke.ts'
 import type { Listing } from '../protocol/listing.ts'
 import type { Manifest } from '../protocol/manifest.ts'
-import { checkTensors, decodeBody, encodeBody } from '../protocol/oip.ts'
+import { type Body, checkTensors, decodeBody, encodeBody } from '../protocol/oip.ts'
 import { type Detail, detailToJson, jobStatus, type Receipt, receiptToJson } from '../protocol/receipt.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
@@ -138,6 +138,8 @@ type Sealed = { job: bigint; salt: Uint8Array; input: Uint8Array; body: Uint8Arr
 
 const channelSeconds = 86_400n
 const defaultDeadlineMs = 30_000
+/** How long a listing is taken as it was read: a name may move to another version, and a price change. */
+const listingMs = 60_000
 /** How long past its deadline a job's answer is still waited for. */
 const silenceMs = 2_000
 /** Most runners and channels tried for one job, however long its deadline. */
@@ -157,7 +159,8 @@ export class Assay {
   readonly #options: Required<Omit<AssayOptions, 'network' | 'edge'>>
   readonly edge: Edge
   #network: Network | undefined
-  readonly #models = new Map<string, Promise<Model>>()
+  readonly #models = new Map<string, { pending: Promise<Model>; until: number }>()
+  readonly #fixed = new Map<string, Promise<Tensor[]>>()
   readonly #attested = new Map<string, Promise<Attested>>()
   readonly #channels = new Map<string, Promise<Channel>>()
 
@@ -199,12 +202,11 @@ export class Assay {
 
   /** Resolves a model by digest, `owner/name` or bare name, and checks its publisher's signature. */
   async model(reference: string): Promise<Model> {
-    let pending = this.#models.get(reference)
-    if (!pending) {
-      pending = this.#readModel(reference)
-      this.#models.set(reference, pending)
-      pending.catch(() => this.#models.delete(reference))
-    }
+    const known = this.#models.get(reference)
+    if (known && known.until > this.#options.now()) return known.pending
+    const pending = this.#readModel(reference)
+    this.#models.set(reference, { pending, until: this.#options.now() + listingMs })
+    pending.catch(() => this.#models.delete(reference))
     return pending
   }
 
@@ -237,7 +239,17 @@ export class Assay {
       { digest: json.digest, manifest: json.manifest, listing, signature: json.signature },
       { domain: await this.#domain(), now: this.#seconds() },
     )
-    const fixed = await Promise.all(
+    let fixed = this.#fixed.get(json.digest)
+    if (!fixed) {
+      fixed = this.#readFixed(manifest)
+      this.#fixed.set(json.digest, fixed)
+      fixed.catch(() => this.#fixed.delete(json.digest))
+    }
+    return { digest: json.digest, manifest, listing, json, fixed: await fixed }
+  }
+
+  async #readFixed(manifest: Manifest): Promise<Tensor[]> {
+    return Promise.all(
       manifest.fixedInputs.map(async ({ name, path, datatype, shape }) => {
         const file = manifest.files.find((candidate) => candidate.path === path)!
         const data = await this.edge.bytes(`/v1/artifacts/${file.sha256}`)
@@ -249,7 +261,6 @@ export class Assay {
         return { name, datatype, shape, data }
       }),
     )
-    return { digest: json.digest, manifest, listing, json, fixed }
   }
 
   async #attest({ runner }: Match): Promise<Attested> {
@@ -336,7 +347,8 @@ export class Assay {
 
   /** Gives the channel for a model and what is required of its machine: a channel opened for less would break a stricter promise. */
   async #channel(model: Model, options: InferOptions, tried: Tried): Promise<Channel> {
-    const key = `${model.digest} ${canonicalJson(options.requirements ?? {})}`
+    // Under the publisher's signature, since a channel's terms are those of one listing.
+    const key = `${model.json.signature} ${canonicalJson(options.requirements ?? {})}`
     const usable = (channel: Channel | undefined) =>
       channel !== undefined &&
       !channel.dead &&
@@ -472,7 +484,7 @@ export class Assay {
     } catch {
       throw new VerificationError('answer_seal', 'The answer was changed on its way, or is not for this job.')
     }
-    const decoded = decodeBody('outputs', plaintext)
+    const decoded = readAnswer(plaintext)
     if (answer.receipt.status !== jobStatus.ok) {
       channel.free++
       throw new JobFailedError(answer.receipt.status, decoded.error ?? 'The job failed.')
@@ -594,11 +606,20 @@ export class Assay {
   }
 }
 
+/** Reads what a runner sealed: one that writes it wrongly has answered wrongly. */
+function readAnswer(plaintext: Uint8Array): Body {
+  try {
+    return decodeBody('outputs', plaintext)
+  } catch (error) {
+    throw new VerificationError('answer_form', `The answer cannot be read. ${(error as Error).message}`)
+  }
+}
+
 /** Says of a job whose time is over what it may still cost. */
 function released({ code, status, message, hint, details }: EdgeError): EdgeError {
   const detail = hint === undefined ? message : message.slice(0, -hint.length - 1)
   const cost = 'It is let go and its channel closed: it costs nothing unless its runner shows a receipt for it.'
-  return new EdgeError(code, status, detail, cost, details)
+  return new EdgeError(code, status, detail, cost, { ...details, accepted: true })
 }
 
 function matchBody(model: Model, { maxPrice, requirements = {} }: InferOptions, exclude: Hex[]): MatchBody {

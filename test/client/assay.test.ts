@@ -202,12 +202,13 @@ async function world(lies: Lies = {}) {
     return response ?? new Response(encodeJobAnswer(await run(frame)))
   }
   const roots = [developmentRoots({ chainId: 31_337, intel: tee.rootDer })]
+  const clock = { ms: now }
   const buy = new Assay({
     edge: 'http://edge.test',
     signer: key('buyer'),
     roots,
     fetch: fake as typeof fetch,
-    now: () => now,
+    now: () => clock.ms,
     sleep: async () => {},
   })
   const strict = new Assay({
@@ -216,7 +217,7 @@ async function world(lies: Lies = {}) {
     fetch: fake as typeof fetch,
     now: () => now,
   })
-  return { buy, strict, digest, requests, paths, roots, runner, domain }
+  return { buy, strict, digest, requests, paths, roots, runner, domain, clock }
 }
 
 const problem = (code: string, status: number) =>
@@ -253,6 +254,7 @@ describe('Assay.infer', () => {
       'receipt_output',
     ],
     ['an output the manifest does not know', { outputs: ([y]) => [{ ...y!, name: 'z' }] }, 'receipt_output'],
+    ['an output shorter than its shape', { outputs: ([y]) => [{ ...y!, data: y!.data.slice(0, 4) }] }, 'answer_form'],
     ['the receipt of another job', { receipt: (a) => ({ ...a, receipt: { ...a.receipt, job: 99n } }) }, 'receipt_job'],
     [
       'the receipt of another channel',
@@ -421,6 +423,18 @@ describe('Assay.infer', () => {
       status: 2,
       message: 'division by zero',
     })
+  })
+
+  test('behavior: a listing is read again after a minute, since a name and a price may move; its channel goes on', async () => {
+    const { buy, digest, paths, requests, clock } = await world()
+    const reads = () => paths.filter((path) => path === `/v1/models/${digest}`).length
+    await buy.infer(digest, [input])
+    await buy.infer(digest, [input])
+    expect(reads()).toBe(1)
+    clock.ms += 61_000
+    await buy.infer(digest, [input])
+    expect(reads()).toBe(2)
+    expect(new Set(requests.map(({ channel }) => toHex(channel))).size).toBe(1)
   })
 
   test('behavior: parallel calls share a channel and never a job number', async () => {

@@ -12,7 +12,7 @@ import {
 } from 'viem'
 import { privateKeyToAccount } from 'viem/accounts'
 import { type Bundle, verifyBundle } from '../protocol/bundle.ts'
-import { EncodingError, fromBase64, fromHex, type Hex } from '../protocol/bytes.ts'
+import { EncodingError, fromHex, type Hex } from '../protocol/bytes.ts'
 import { explainEventLog } from '../protocol/evidence/eventLog.ts'
 import {
   type Check,
@@ -23,7 +23,7 @@ import {
   vendorRoots,
   verifyUnderRoots,
 } from '../protocol/evidence/index.ts'
-import { developmentRoots, localChainIds } from '../protocol/evidence/roots.development.ts'
+import { localChainIds, readDevelopmentRoots } from '../protocol/evidence/roots.development.ts'
 import { Refused } from '../protocol/evidence/verdict.ts'
 import { tensorsFromJson, tensorToJson } from '../protocol/oip.ts'
 import { receiptToJson } from '../protocol/receipt.ts'
@@ -94,7 +94,7 @@ function keyOf(party: string): Hex {
 
 function rootsFor(chainId: number, given?: string): Roots[] {
   const development = given ?? process.env.ASSAY_DEVELOPMENT_ROOT ?? state?.developmentRoot
-  return development ? [vendorRoots, developmentRoots({ chainId, intel: fromBase64(development) })] : [vendorRoots]
+  return development ? [vendorRoots, readDevelopmentRoots(chainId, development)] : [vendorRoots]
 }
 
 const edgeUrl = () => setting('ASSAY_EDGE', state?.edge)

@@ -6,9 +6,9 @@ import { publishModel } from '../client/publish.ts'
 import { tryModel } from '../client/tryModel.ts'
 import { escrowAbi } from '../contracts/abi.ts'
 import { verifyBundle } from '../protocol/bundle.ts'
-import { fromBase64, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
+import { fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import { defaultPolicy, vendorRoots } from '../protocol/evidence/index.ts'
-import { developmentRoots } from '../protocol/evidence/roots.development.ts'
+import { readDevelopmentRoots } from '../protocol/evidence/roots.development.ts'
 import { tensorToJson } from '../protocol/oip.ts'
 import { receiptToJson } from '../protocol/receipt.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
@@ -37,7 +37,7 @@ export function localBuyer(
   return new Assay({
     edge: edgeUrl,
     signer: createSigner(fromHex(key, 32)),
-    roots: [vendorRoots, developmentRoots({ chainId: chain.chainId, intel: fromBase64(developmentRoot) })],
+    roots: [vendorRoots, readDevelopmentRoots(chain.chainId, developmentRoot)],
   })
 }
 
@@ -114,7 +114,7 @@ export async function sellOne(marketplace: Marketplace, runner: RunnerProcess, o
   const answer = await progress('buying one inference', () => buyWhenListed(buyer, model.digest, offer))
   const bundle = answer.bundle({ reveal: true })
   const verified = await verifyBundle(bundle, {
-    roots: [vendorRoots, developmentRoots({ chainId: chain.chainId, intel: fromBase64(marketplace.developmentRoot) })],
+    roots: [vendorRoots, readDevelopmentRoots(chain.chainId, marketplace.developmentRoot)],
     policy: defaultPolicy,
   })
   if (verified.verdict !== 'verified')

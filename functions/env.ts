@@ -30,7 +30,7 @@ const Variables = z.object({
     .transform((text) => text.split(',') as Hex[])
     .optional(),
   AMD_COLLATERAL_URL: z.url().default('https://kdsintf.amd.com'),
-  /** Base64 DER of a development root; good on a local chain only. */
+  /** Development roots as base64 DER, separated by commas; good on a local chain only. */
   DEVELOPMENT_ROOT: z.string().optional(),
   /** `yes` lets webhooks go to this machine over http; for development. */
   LOCAL_WEBHOOKS: z.enum(['yes', 'no']).default('no'),

@@ -1,4 +1,4 @@
-import type { Hex } from './bytes.ts'
+import { EncodingError, fromHex, type Hex, toHex } from './bytes.ts'
 import { type StructType, typedDataDigest } from './eip712.ts'
 
 /** Numbers the kinds of TEE as the registry stores them; `gpu` is added when a GPU was attested with it. */
@@ -44,4 +44,40 @@ export function sortSignatures(signatures: readonly { signer: Hex; signature: He
   return [...signatures]
     .sort((a, b) => (BigInt(a.signer) < BigInt(b.signer) ? -1 : 1))
     .map(({ signature }) => signature)
+}
+
+/** Shows a verdict as JSON: its 64-bit time in decimal. */
+export type AttestedVerdictJson = Omit<AttestedVerdict, 'validUntil'> & { validUntil: string }
+
+/** Turns a verdict into JSON. */
+export function attestedVerdictToJson(verdict: AttestedVerdict): AttestedVerdictJson {
+  return { ...verdict, validUntil: verdict.validUntil.toString() }
+}
+
+/** Reads a verdict from parsed JSON. Throws EncodingError naming what is wrong. */
+export function attestedVerdictFromJson(json: unknown): AttestedVerdict {
+  const given = (json ?? {}) as Partial<Record<keyof AttestedVerdict, unknown>>
+  const bytes = (field: keyof AttestedVerdict, size: number): Hex => {
+    const value = given[field]
+    if (typeof value !== 'string') throw new EncodingError(`A verdict: ${field} must be hexadecimal text.`)
+    return toHex(fromHex(value, size))
+  }
+  const small = (field: keyof AttestedVerdict, most: number): number => {
+    const value = given[field]
+    if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > most)
+      throw new EncodingError(`A verdict: ${field} must be a whole number up to ${most}.`)
+    return value
+  }
+  if (typeof given.validUntil !== 'string' || !/^\d{1,20}$/.test(given.validUntil))
+    throw new EncodingError('A verdict: validUntil must be decimal text.')
+  return {
+    evidenceDigest: bytes('evidenceDigest', 32),
+    signer: bytes('signer', 20),
+    provider: bytes('provider', 20),
+    workload: bytes('workload', 32),
+    tee: small('tee', 0xff),
+    tcbTier: small('tcbTier', 0xff),
+    validUntil: BigInt(given.validUntil),
+    policyEpoch: small('policyEpoch', 0xffff),
+  }
 }

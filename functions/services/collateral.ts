@@ -30,8 +30,8 @@ const refreshSeconds = 6 * 3_600
 /** Holds collateral as the edge keeps it: `digest` changes when anything in it does. Evidence that brings its own chain has none, and no platform. */
 export type KeptCollateral = { platform: string; digest: string; collateral: Collateral | null }
 
-// Signatures over collateral are checked once per isolate and not once per registration.
-const cache = createEvidenceCache()
+/** Remembers what was checked: signatures over collateral once per isolate and not once per registration. */
+export const cache = createEvidenceCache()
 
 const digestOf = (collateral: Collateral) => toHex(sha256(utf8(canonicalJson(collateralToJson(collateral)))))
 

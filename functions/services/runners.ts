@@ -1,19 +1,17 @@
 import { asc, eq, gt } from 'drizzle-orm'
-import { EncodingError, fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
+import { judgeRegistration, type RegistrationClaim, registrationFromJson } from '../../protocol/attestRegistration.ts'
+import { EncodingError, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import { canonicalJson } from '../../protocol/canonicalJson.ts'
 import { CollateralUnavailableError } from '../../protocol/evidence/collateral.ts'
-import { collateralToJson, type Evidence, evidenceFromJson, evidenceToJson } from '../../protocol/evidence/index.ts'
+import { collateralToJson, evidenceToJson } from '../../protocol/evidence/index.ts'
 import { UnsupportedQuoteError } from '../../protocol/evidence/quote.ts'
-import { checkStatement } from '../../protocol/evidence/statement.ts'
 import { sha256 } from '../../protocol/hash.ts'
-import { registrationDigest } from '../../protocol/registration.ts'
-import { recoverAddress } from '../../protocol/secp256k1.ts'
 import type { Context } from '../context.ts'
 import { AssayError, UnavailableError } from '../errors.ts'
 import { query } from '../store/database.ts'
 import { runners } from '../store/schema.ts'
-import { collateralFor, judgeEvidence, type KeptCollateral } from './collateral.ts'
-import { judgeGpus } from './gpus.ts'
+import { cache, collateralFor, type KeptCollateral } from './collateral.ts'
+import { gpuCollateral } from './gpus.ts'
 
 /** Registers a runner: evidence verified here against collateral fetched here, keys compared with the quote, and the chain's registry must know it. */
 export async function registerRunner(
@@ -25,12 +23,12 @@ export async function registerRunner(
     registration: { provider: Hex; signature: Hex }
   },
 ) {
-  const { database, domain, settings, now, registry } = context
-  let evidence: Evidence
+  const { database, domain, settings, now, registry, roots, policy } = context
+  let claim: RegistrationClaim
   let kept: KeptCollateral
   try {
-    evidence = evidenceFromJson(body.evidence)
-    kept = await collateralFor(context, evidence)
+    claim = registrationFromJson(body)
+    kept = await collateralFor(context, claim.evidence)
   } catch (error) {
     if (error instanceof CollateralUnavailableError) throw new UnavailableError('collateral service', error)
     if (error instanceof EncodingError || error instanceof UnsupportedQuoteError) {
@@ -40,35 +38,25 @@ export async function registerRunner(
     }
     throw error
   }
-  const verdict = await judgeEvidence(context, evidence, kept.collateral)
-  const refuted = (detail: string, refusals: unknown) =>
-    new AssayError('evidence_refuted', detail, {
-      hint: 'See refusals for the check that failed.',
-      extra: { verdict: verdict.verdict, refusals },
-    })
-  if (verdict.verdict !== 'verified')
-    throw refuted(verdict.refusals[0]?.detail ?? 'The evidence does not verify.', verdict.refusals)
-
-  const statement = fromHex(body.statement)
-  const checked = checkStatement(statement, {
-    reportData: fromHex(verdict.reportData!),
-    workload: verdict.measurement!.workload,
-    root: verdict.root,
-    chainId: settings.CHAIN_ID,
-    registry: settings.REGISTRY,
+  const judged = await judgeRegistration(claim, kept.collateral, {
     now: Math.floor(now() / 1000),
+    roots,
+    policy,
+    cache,
+    gpuCollateral: await gpuCollateral(context, claim.gpus),
+    domain,
+    registry: settings.REGISTRY,
   })
-  if (!checked.ok) throw refuted(checked.refusal.detail, [checked.refusal])
-  const { signer } = checked
-  const gpus = body.gpus ?? []
-  const judged = await judgeGpus(context, { statement: checked.statement, signer, gpus })
-  if (!judged.ok) throw refuted(judged.refusal.detail, [judged.refusal])
-  verdict.claims.push(...judged.claims)
-  const provider = body.registration.provider.toLowerCase() as Hex
-  const digest = registrationDigest(domain, { runner: signer, provider, statement: toHex(sha256(statement)) })
-  if (recoverAddress(digest, fromHex(body.registration.signature)) !== signer) {
-    throw new AssayError('unauthorized', 'The registration is not signed by the key the quote vouches for.')
+  if (!judged.ok) {
+    const { verdict, refusal } = judged
+    if (refusal.reason === 'not_signed_by_runner') throw new AssayError('unauthorized', refusal.detail)
+    throw new AssayError('evidence_refuted', refusal.detail, {
+      hint: 'See refusals for the check that failed.',
+      extra: { verdict: verdict.verdict, refusals: [refusal] },
+    })
   }
+  const { verdict, statement, signer, validUntil } = judged
+  const { provider } = claim
   let onChain: Awaited<ReturnType<typeof registry.providerOf>>
   try {
     onChain = await registry.providerOf(signer)
@@ -81,14 +69,13 @@ export async function registerRunner(
     })
   }
 
-  const validUntil = Math.min(verdict.validUntil, Number(checked.statement.notAfter))
-  const evidenceJson = evidenceToJson(evidence)
+  const evidenceJson = evidenceToJson(claim.evidence)
   const row = {
     provider,
-    hpkeKey: toHex(checked.statement.hpkeKey),
+    hpkeKey: toHex(statement.hpkeKey),
     statement: body.statement.toLowerCase(),
     evidence: evidenceJson,
-    gpus: [...gpus],
+    gpus: claim.gpus.map(evidenceToJson),
     collateral: kept.collateral ? collateralToJson(kept.collateral) : {},
     platform: kept.platform,
     collateralDigest: kept.digest,

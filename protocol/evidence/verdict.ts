@@ -68,6 +68,10 @@ export const refusalReasons = [
   'gpu_link',
   'rim_invalid',
   'rim_mismatch',
+  'not_signed_by_runner',
+  'nonce_not_recent',
+  'expires_early',
+  'undecided',
 ] as const
 
 /** Names why evidence is refused. */

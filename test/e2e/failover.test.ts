@@ -8,8 +8,8 @@ import type { Marketplace, RunnerProcess } from '../../dev/marketplace.ts'
 import { createRandom, drawDigit } from '../../dev/sample/glyphs.ts'
 import { sampleModel } from '../../dev/sample/model.ts'
 import { localBuyer, settleNow } from '../../dev/story.ts'
-import { fromBase64, fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
-import { developmentRoots } from '../../protocol/evidence/roots.development.ts'
+import { fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
+import { readDevelopmentRoots } from '../../protocol/evidence/roots.development.ts'
 import { decodeFrame } from '../../protocol/frames.ts'
 import { createSigner } from '../../protocol/secp256k1.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
@@ -45,7 +45,7 @@ describe('two runners of one model', () => {
     new Assay({
       edge: marketplace.edgeUrl,
       signer: createSigner(fromHex(developmentKey('buyer'), 32)),
-      roots: [developmentRoots({ chainId: marketplace.chain.chainId, intel: fromBase64(marketplace.developmentRoot) })],
+      roots: [readDevelopmentRoots(marketplace.chain.chainId, marketplace.developmentRoot)],
       fetch: bend,
     })
   const isJob = (input: unknown) => String(input).endsWith('/jobs')

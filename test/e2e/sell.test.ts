@@ -7,8 +7,8 @@ import { type Marketplace, type RunnerProcess, walletOf } from '../../dev/market
 import { createRandom, drawDigit } from '../../dev/sample/glyphs.ts'
 import { sampleModel } from '../../dev/sample/model.ts'
 import { earningsOf, localBuyer, settleNow } from '../../dev/story.ts'
-import { fromBase64, fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
-import { developmentRoots } from '../../protocol/evidence/roots.development.ts'
+import { fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
+import { readDevelopmentRoots } from '../../protocol/evidence/roots.development.ts'
 import { decodeFrame } from '../../protocol/frames.ts'
 import { createSigner } from '../../protocol/secp256k1.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
@@ -85,7 +85,7 @@ describe('the marketplace, on real parts', () => {
       edge: edgeUrl,
       signer: agent,
       onBehalfOf: wallet.account.address,
-      roots: [developmentRoots({ chainId: chain.chainId, intel: fromBase64(developmentRoot) })],
+      roots: [readDevelopmentRoots(chain.chainId, developmentRoot)],
     })
     const answers = [await bot.infer(digest, [pixels(1)]), await bot.infer(digest, [pixels(2)])]
     const channel = toHex(answers[0]!.receipt.channel)
@@ -188,12 +188,12 @@ describe('the marketplace, on real parts', () => {
     }
     const { Assay } = await import('../../client/assay.ts')
     const { createSigner } = await import('../../protocol/secp256k1.ts')
-    const { fromBase64, fromHex } = await import('../../protocol/bytes.ts')
-    const { developmentRoots } = await import('../../protocol/evidence/roots.development.ts')
+    const { fromHex } = await import('../../protocol/bytes.ts')
+    const { readDevelopmentRoots } = await import('../../protocol/evidence/roots.development.ts')
     const buyer = new Assay({
       edge: marketplace.edgeUrl,
       signer: createSigner(fromHex(developmentKey('buyer'), 32)),
-      roots: [developmentRoots({ chainId: marketplace.chain.chainId, intel: fromBase64(marketplace.developmentRoot) })],
+      roots: [readDevelopmentRoots(marketplace.chain.chainId, marketplace.developmentRoot)],
       fetch: lossy,
     })
     const predecessor = runner.signer

@@ -1,0 +1,110 @@
+import { Hono } from 'hono'
+import { bodyLimit } from 'hono/body-limit'
+import { registrationFromJson } from '../protocol/attestRegistration.ts'
+import { EncodingError } from '../protocol/bytes.ts'
+import { CollateralUnavailableError } from '../protocol/evidence/collateral.ts'
+import { UnsupportedQuoteError } from '../protocol/evidence/quote.ts'
+import type { PublishedVerdict } from '../protocol/publishedVerdict.ts'
+import { type VerifyDeps, verifyRegistration } from './verify.ts'
+
+/** Keeps published verdicts by the digest of their evidence. */
+export type VerdictStore = {
+  put(digest: string, verdict: PublishedVerdict): Promise<void>
+  get(digest: string): Promise<PublishedVerdict | null>
+}
+
+/** Holds what a verifier needs. */
+export type VerifierDeps = VerifyDeps & {
+  store: VerdictStore
+  log: (event: string, fields?: Record<string, string | number | boolean>) => void
+}
+
+/** Largest registration taken, in bytes: sixteen GPUs with their certificates fit. */
+const maxBodyBytes = 1024 * 1024
+
+const titles = {
+  invalid_request: 400,
+  not_found: 404,
+  payload_too_large: 413,
+  evidence_refuted: 422,
+  unavailable: 503,
+  internal: 500,
+} as const
+
+function problem(code: keyof typeof titles, detail: string, extra: Record<string, unknown> = {}): Response {
+  const status = titles[code]
+  const body = { type: `urn:assay:problem:${code}`, title: code.replaceAll('_', ' '), status, code, detail, ...extra }
+  return new Response(JSON.stringify(body), { status, headers: { 'content-type': 'application/problem+json' } })
+}
+
+function nonceBlockOf(json: unknown): bigint {
+  const { nonceBlock } = (json ?? {}) as { nonceBlock?: unknown }
+  if (typeof nonceBlock !== 'string' || !/^\d{1,20}$/.test(nonceBlock))
+    throw new EncodingError('nonceBlock must be the number of the block whose hash is the nonce, as decimal text.')
+  return BigInt(nonceBlock)
+}
+
+/** Serves a verifier: judges registrations, signs verdicts, and publishes what each one rests on. */
+export function createVerifier(deps: VerifierDeps): Hono {
+  const { signer, domain, policy, roots, store, log } = deps
+  const app = new Hono()
+  app.onError((error) => {
+    if (error instanceof CollateralUnavailableError) return problem('unavailable', error.message)
+    log('defect', { error: error.name })
+    return problem('internal', 'The verifier failed; nothing was signed.')
+  })
+  app.notFound((c) => problem('not_found', `There is no ${c.req.method} ${c.req.path}.`))
+
+  app.get('/health', (c) => c.json({ status: 'ok' }))
+  app.get('/v1/verifier', (c) =>
+    c.json({
+      address: signer.address,
+      ...domain,
+      policy: policy.version,
+      developmentRoots: roots.some(({ kind }) => kind === 'development'),
+    }),
+  )
+  app.post(
+    '/v1/verdicts',
+    bodyLimit({
+      maxSize: maxBodyBytes,
+      onError: () => problem('payload_too_large', `A registration here has at most ${maxBodyBytes} bytes.`),
+    }),
+    async (c) => {
+      let claim: ReturnType<typeof registrationFromJson>
+      let nonceBlock: bigint
+      try {
+        const json: unknown = await c.req.json()
+        nonceBlock = nonceBlockOf(json)
+        claim = registrationFromJson(json)
+      } catch (error) {
+        return problem('invalid_request', error instanceof EncodingError ? error.message : 'The body is not JSON.')
+      }
+      let verified: Awaited<ReturnType<typeof verifyRegistration>>
+      try {
+        verified = await verifyRegistration(deps, claim, nonceBlock)
+      } catch (error) {
+        if (error instanceof EncodingError || error instanceof UnsupportedQuoteError)
+          return problem('evidence_refuted', error.message)
+        throw error
+      }
+      if (!verified.ok) {
+        const [{ reason, detail }] = verified.refusals as [{ reason: string; detail: string }]
+        log('refused', { reason })
+        return problem('evidence_refuted', detail, { refusals: verified.refusals })
+      }
+      const { attested, signature } = verified.published
+      // Published before it is handed out: a verdict whose evidence nobody can see must not reach the chain.
+      await store.put(attested.evidenceDigest, verified.published)
+      log('signed', { runner: attested.signer, evidence: attested.evidenceDigest })
+      return c.json({ attested, signature, verifier: signer.address })
+    },
+  )
+  app.get('/v1/verdicts/:digest', async (c) => {
+    const digest = c.req.param('digest').toLowerCase()
+    if (!/^0x[0-9a-f]{64}$/.test(digest)) return problem('invalid_request', 'Name a digest: 0x and 64 hex digits.')
+    const published = await store.get(digest)
+    return published ? c.json(published) : problem('not_found', 'No verdict of this verifier rests on such evidence.')
+  })
+  return app
+}

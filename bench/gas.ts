@@ -4,6 +4,7 @@ import { fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import { detailDigest } from '../protocol/receipt.ts'
 import { openContracts, signerOf } from '../test/contracts/setup.ts'
 import { run as attestation } from './gasAttestation.ts'
+import { run as stake } from './gasStake.ts'
 import type { Row } from './main.ts'
 
 /** Measures what the chain charges: whole transactions on anvil under the Osaka rules, so the figures are deterministic. */
@@ -83,6 +84,7 @@ export async function run(): Promise<Row[]> {
       null,
       15_000,
     )
+    rows.push(...(await stake(it, runner)))
     return rows
   } finally {
     await it.chain.stop()

@@ -1,0 +1,107 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Batcher, type RunResult } from '../../gpu-runner/engine/batcher.ts'
+import { createExecutor } from '../../gpu-runner/engine/executor.ts'
+import { openJournal } from '../../gpu-runner/journal.ts'
+import { openLink } from '../../gpu-runner/link.ts'
+import { JobService } from '../../gpu-runner/service.ts'
+import { createRunnerSigner } from '../../gpu-runner/signer.ts'
+import { toHex, utf8 } from '../../protocol/bytes.ts'
+import type { JobAnswer, JobRefusal, JobRequest } from '../../protocol/frames.ts'
+import { sha256 } from '../../protocol/hash.ts'
+import { generateHpkeKeyPair } from '../../protocol/hpke.ts'
+import { checkTensors, decodeBody, encodeBody } from '../../protocol/oip.ts'
+import type { Tensor } from '../../protocol/tensors.ts'
+import { buildModel, digest, domain, type ModelName } from './model.ts'
+
+/** One runner process under load: the product's own link, service and executor, or the same link and executor with nothing in between. */
+
+const [mode, name, url] = process.argv.slice(2) as ['bare' | 'full', ModelName, string]
+const { graph, served } = buildModel(name)
+const executor = createExecutor({ threads: 1 })
+await executor.load({ digest, graph, external: [] })
+const batchSizes = Array.from({ length: 64 }, (_, index) => index + 1)
+const model = {
+  ...served,
+  batchSizes,
+  run: (feeds: Tensor[], deadlineMs: number) => executor.run(digest, feeds, deadlineMs),
+}
+const signer = createRunnerSigner(sha256(utf8('test key: runner')))
+const hpke = await generateHpkeKeyPair()
+const state = mkdtempSync(join(tmpdir(), 'assay-bench-serve-'))
+const capacity = 4_096
+
+type Handle = (request: JobRequest) => Promise<JobAnswer | JobRefusal>
+
+/** Serves without a promise to anyone: reads tensors, runs them, writes tensors. */
+function bare(): { handle: Handle; inFlight: () => number } {
+  const zero = (length: number) => new Uint8Array(length)
+  const detail = { input: zero(32), output: zero(32), execution: zero(32), price: 0n }
+  const receipt = { channel: zero(32), job: 0n, status: 0, cumulative: 0n, finishedAt: 0n, detail: zero(32) }
+  const proof = { index: 0, count: 1, path: [] }
+  const signature = zero(65)
+  let inFlight = 0
+  const batcher = new Batcher<(result: RunResult) => void>({
+    run: model.run,
+    finish: async (results) => {
+      for (const { tag, result } of results) tag(result)
+    },
+    batchSizes: model.batchSizes,
+    fixed: [],
+    now: Date.now,
+  })
+  const handle: Handle = ({ ticket, body, deadlineMs }) =>
+    new Promise((resolve, reject) => {
+      const { tensors } = decodeBody('inputs', body)
+      checkTensors(tensors, model.manifest.inputs)
+      inFlight++
+      batcher.push({
+        feeds: tensors,
+        deadline: Date.now() + deadlineMs,
+        tag: (result) => {
+          inFlight--
+          if ('error' in result) return reject(result.error)
+          resolve({ ticket, receipt, detail, signature, proof, body: encodeBody('outputs', result.outputs) })
+        },
+      })
+    })
+  return { handle, inFlight: () => inFlight }
+}
+
+function full(): { handle: Handle; inFlight: () => number } {
+  const service = new JobService({
+    domain,
+    feeBps: 100,
+    signer,
+    hpke,
+    journal: openJournal(join(state, 'journal.sqlite')),
+    chain: {
+      depositOf: async () => 10n ** 30n,
+      settledOf: async () => 0n,
+      mandateLeft: async () => 0n,
+      contractSignature: async () => null,
+    },
+    log: (event, fields) => process.stderr.write(`${event} ${JSON.stringify(fields ?? {})}\n`),
+    now: Date.now,
+    capacity,
+  })
+  service.serve(model)
+  return { handle: (request) => service.handle(request), inFlight: () => service.inFlight }
+}
+
+const { handle, inFlight } = mode === 'bare' ? bare() : full()
+openLink({
+  url,
+  authorization: async () => ({ mode, runner: signer.address, hpkeKey: toHex(hpke.rawPublicKey) }),
+  hello: () => ({ models: [digest], capacity }),
+  load: () => ({ queued: inFlight(), capacity }),
+  handle,
+  log: () => {},
+  random: Math.random,
+})
+// Ends with whoever started it, however that ended.
+process.once('disconnect', () => {
+  rmSync(state, { recursive: true, force: true })
+  void executor.stop().then(() => process.exit(0))
+})

@@ -1,4 +1,5 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import {
@@ -33,7 +34,10 @@ import { connectEdge, type ModelJson, type Network } from './edge.ts'
 import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
 import { collectEarnings, depositTokens, readBalance } from './escrow.ts'
 import { readEventLog, readEvidenceFiles } from './evidence.ts'
+import { bundleName, createProxy } from './proxy.ts'
+import { serve } from './proxyServer.ts'
 import { publishModel } from './publish.ts'
+import type { Requirements } from './requirements.ts'
 import { createRimSigner, verifyRim } from './rim.ts'
 import { tryModel } from './tryModel.ts'
 
@@ -43,6 +47,7 @@ const usage = `assay <command> [--json]
   models                                                    lists what is for sale
   runners                                                   lists the machines and their verdicts
   buy <model> --input tensors.json [--max-price p] [--bundle file]   buys one verified inference
+  proxy [--port 8000] [--model m]... [--max-price p] [--budget b] [--keep folder]   serves the Open Inference Protocol here
   verify <bundle.json> [--development-root base64]          checks a kept bundle, offline
   evidence verify <file> [--collateral file]... [--event-log file] [--now unix] [--policy file]   judges a machine's evidence, one row a check
   rim sign <manifest.xml> --key file [--now unix]           verifies one of NVIDIA's reference manifests and signs its table
@@ -51,7 +56,7 @@ const usage = `assay <command> [--json]
   collect [--of provider|publisher]                         withdraws what was earned
 
 Prices and amounts are in the token's smallest unit. A model is named by digest, owner/name or name.
-Settings: ASSAY_EDGE, ASSAY_RPC, ASSAY_KEY, ASSAY_DEVELOPMENT_ROOT; without them, the marketplace that \`npm start\` left up.
+Settings: ASSAY_EDGE, ASSAY_RPC, ASSAY_KEY, ASSAY_DEVELOPMENT_ROOT, ASSAY_PROXY_TOKEN; without them, the marketplace that \`npm start\` left up.
 Exit codes: 0 done or verified, 1 refuted or failed, 2 unknown or wrong usage.
 
   assay buy digits --input tensors.json --bundle kept.json
@@ -97,6 +102,7 @@ function rootsFor(chainId: number, given?: string): Roots[] {
   return development ? [vendorRoots, readDevelopmentRoots(chainId, development)] : [vendorRoots]
 }
 
+const loopback = ['127.0.0.1', 'localhost', '::1']
 const edgeUrl = () => setting('ASSAY_EDGE', state?.edge)
 const edge = () => connectEdge(edgeUrl())
 
@@ -158,6 +164,14 @@ const options = {
   key: { type: 'string' },
   now: { type: 'string' },
   policy: { type: 'string' },
+  edge: { type: 'string' },
+  port: { type: 'string' },
+  host: { type: 'string' },
+  'allow-host': { type: 'string', multiple: true },
+  model: { type: 'string', multiple: true },
+  budget: { type: 'string' },
+  require: { type: 'string' },
+  keep: { type: 'string' },
 } as const
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof options; allowPositionals: true }>>['values']
@@ -245,6 +259,48 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
         ),
         `paid ${answer.price} to runner ${answer.runner}; ${verdict.tee} on a ${verdict.root} root, TCB ${verdict.tcbStatus}; receipt verified`,
       ],
+    }
+  },
+
+  async proxy(_, values) {
+    const edgeOf = values.edge ?? edgeUrl()
+    const network = await connectEdge(edgeOf).json<Network>('/v1/network')
+    const { host = '127.0.0.1', keep } = values
+    const token = process.env.ASSAY_PROXY_TOKEN
+    if (!loopback.includes(host) && !token)
+      throw new UsageError(
+        `Whoever reaches ${host} can spend your deposit: set ASSAY_PROXY_TOKEN, which callers must show.`,
+      )
+    if (keep !== undefined) mkdirSync(keep, { recursive: true, mode: 0o700 })
+    const proxy = createProxy({
+      buyer: new Assay({
+        edge: edgeOf,
+        signer: createSigner(fromHex(keyOf('buyer'), 32)),
+        network,
+        roots: rootsFor(network.chainId),
+      }),
+      models: values.model ?? [],
+      hosts: values['allow-host'] ?? [],
+      ...(values['max-price'] ? { maxPrice: amount(values['max-price'], '--max-price') } : {}),
+      ...(values.budget ? { budget: amount(values.budget, '--budget') } : {}),
+      ...(values.require ? { requirements: json(values.require, 'requirements') as Requirements } : {}),
+      ...(token ? { token } : {}),
+      ...(keep === undefined
+        ? {}
+        : {
+            async keep(inference) {
+              const name = bundleName(inference)
+              await writeFile(join(keep, name), JSON.stringify(inference.bundle({ reveal: true })), { mode: 0o600 })
+              return name
+            },
+          }),
+      log: (line) => process.stderr.write(`${line}\n`),
+    })
+    const { url, close } = await serve(proxy, { host, port: Number(amount(values.port ?? '8000', '--port')) })
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, close)
+    return {
+      result: { url, edge: edgeOf, models: values.model ?? [] },
+      lines: [`${url}/v2 answers for ${values.model?.join(', ') ?? 'every model'} at ${edgeOf}; Ctrl-C ends it`],
     }
   },
 

@@ -35,6 +35,8 @@ export type ProxyOptions = {
   maxBodyBytes?: number
   /** Keeps what proves an answer, and gives the name it is found by. */
   keep?: (inference: Inference) => Promise<string>
+  /** Takes one line a request; no payload and no query is in it. */
+  log?: (line: string) => void
 }
 
 /** Refuses a request with an HTTP status of its own. */
@@ -105,9 +107,8 @@ export function createProxy(options: ProxyOptions): (request: Request) => Promis
       if (costsNothing(error)) pay.release()
       throw error
     }
-    const kept = await options.keep?.(inference)
     const facts = factsOf(inference)
-    const headers = { ...facts.headers, ...(kept === undefined ? {} : { 'assay-bundle': kept }) }
+    const headers = { ...facts.headers, ...(await keptAs(inference, options.keep)) }
     try {
       const written = writeInferResponse({
         modelName: name,
@@ -155,13 +156,33 @@ export function createProxy(options: ProxyOptions): (request: Request) => Promis
   }
 
   return async (request) => {
+    let response: Response
     try {
-      return await answer(request)
+      response = await answer(request)
     } catch (error) {
       const { status, code, message, headers } = explainFailure(error)
-      return json({ error: message }, status, { ...headers, 'assay-code': code })
+      response = json({ error: message }, status, { ...headers, 'assay-code': code })
     }
+    options.log?.(logLine(request, response))
+    return response
   }
+}
+
+/** Keeps what proves an answer. An answer that was paid for is given back even where its proof could not be kept, and says so. */
+async function keptAs(inference: Inference, keep: ProxyOptions['keep']): Promise<Record<string, string>> {
+  if (!keep) return {}
+  try {
+    return { 'assay-bundle': await keep(inference) }
+  } catch {
+    return { 'assay-code': 'bundle_not_kept' }
+  }
+}
+
+function logLine(request: Request, { status, headers }: Response): string {
+  const price = headers.get('assay-price')
+  const facts = price === null ? '' : ` price=${price} runner=${headers.get('assay-runner')}`
+  const code = headers.get('assay-code')
+  return `${request.method} ${new URL(request.url).pathname} ${status}${code === null ? '' : ` ${code}`}${facts}`
 }
 
 /** Refuses callers that are not programs of this machine's user: a page in a browser, which could spend the wallet, and a name that was made to point here (DNS rebinding). */

@@ -41,6 +41,9 @@ const tellingSizes = [2, 3, 4, 8, 16, 17, 32, 64] as const
 /** Bounds tried for whole numbers, from the full range of their type (0) to indices of a small table. */
 const bounds = [0n, 30_000n, 1_000n, 100n, 10n, 2n] as const
 
+/** How often every size is tried, each time with other rows: what differs may do so at one place of a run, for one number. */
+const rounds = 9
+
 type Row = { feeds: Tensor[]; kind: RowKind; outputs: Tensor[] }
 
 /** Finds out by running it how a model may be run: rows of adversarial content alone, again, under other numbers of threads, and together with other rows at every number of rows that a run may have. Whatever was not checked is not promised. Throws what `run` throws, but for ModelError. */
@@ -51,9 +54,9 @@ export async function tryModel(deps: TrialDeps): Promise<Trial> {
     const unchecked = uncheckable(deps.manifest)
     if (unchecked) findings.push({ reason: 'unchecked_input', detail: unchecked })
     else {
-      const rows = await createRows(deps)
-      const repeats = await tryAlone(await rows.take(rowKinds.length), deps, findings)
-      if (repeats && canJoin(deps.manifest)) batchSizes = await tryTogether(rows, deps, findings)
+      const make = await rowMaker(deps)
+      const repeats = await tryAlone(await createPool(make, 0).take(rowKinds.length), deps, findings)
+      if (repeats && canJoin(deps.manifest)) batchSizes = await tryTogether(make, deps, findings)
     }
   } catch (error) {
     if (!(error instanceof ModelError)) throw error
@@ -81,30 +84,33 @@ async function tryAlone(rows: readonly Row[], { run, otherThreads, fixed }: Tria
   return changed === null
 }
 
-/** Runs rows together, in as many sizes as the time allows, and gives the sizes at which no row changed: just 1 as soon as one did. */
-async function tryTogether(rows: Rows, deps: TrialDeps, findings: Finding[]): Promise<number[]> {
+/** Runs rows together, at as many sizes and as often as the time allows, and gives the sizes at which no row changed: just 1 as soon as one did. */
+async function tryTogether(make: MakeRow, deps: TrialDeps, findings: Finding[]): Promise<number[]> {
   const { run, fixed, maxBatch, now, budgetMs = 20_000 } = deps
   const until = now() + budgetMs
   const otherThreads = new Map(deps.otherThreads)
-  const clean = [1]
-  for (const size of trialSizes(maxBatch)) {
-    if (now() > until) break
-    const group = await rows.take(size)
-    const found = await findDependence(group, run, fixed)
-    if (found) {
-      findings.push({ reason: 'rows_depend_on_batch', detail: `${found}, in a run of ${size} rows.` })
-      return [1]
+  const clean = new Set([1])
+  for (let round = 0; round < rounds; round++) {
+    const pool = createPool(make, round)
+    for (const size of trialSizes(maxBatch)) {
+      if (now() > until) break
+      const group = await pool.take(size)
+      const found = await findDependence(group, run, fixed)
+      if (found) {
+        findings.push({ reason: 'rows_depend_on_batch', detail: `${found}, in a run of ${size} rows.` })
+        return [1]
+      }
+      for (const [threads, other] of isTelling(size, maxBatch) ? otherThreads : []) {
+        const changed = await findDependence(group, other, fixed)
+        if (!changed) continue
+        const detail = `${changed}, in a run of ${size} rows under ${threads} threads.`
+        findings.push({ reason: 'threads_change_bits', detail })
+        otherThreads.delete(threads)
+      }
+      clean.add(size)
     }
-    for (const [threads, other] of isTelling(size, maxBatch) ? otherThreads : []) {
-      const changed = await findDependence(group, other, fixed)
-      if (!changed) continue
-      const detail = `${changed}, in a run of ${size} rows under ${threads} threads.`
-      findings.push({ reason: 'threads_change_bits', detail })
-      otherThreads.delete(threads)
-    }
-    clean.push(size)
   }
-  return clean.sort((a, b) => a - b)
+  return [...clean].sort((a, b) => a - b)
 }
 
 const isTelling = (size: number, maxBatch: number) =>
@@ -127,24 +133,27 @@ function uncheckable({ inputs }: TrialDeps['manifest']): string | null {
   return null
 }
 
-type Rows = {
-  /** Gives as many rows, no two alike, each time starting elsewhere, so that a row is tried at several places of a run. */
-  take(count: number): Promise<Row[]>
-}
+/** Makes a row of a kind that the model takes, with its outputs when run alone. */
+type MakeRow = (kind: RowKind) => Promise<Row>
 
-/** Makes rows that the model takes, with their outputs when run alone. Throws ModelError when it takes none. */
-async function createRows({ manifest, fixed, run, random }: TrialDeps): Promise<Rows> {
-  const rows: Row[] = []
+/** Finds out what a model takes. Throws ModelError when it takes nothing that was tried. */
+async function rowMaker({ manifest, fixed, run, random }: TrialDeps): Promise<MakeRow> {
   const make = async (kind: RowKind, bound: bigint): Promise<Row> => {
     const feeds = trialRow(manifest.inputs, { kind, bound, random })
     return { feeds, kind, outputs: await run([...feeds, ...fixed]) }
   }
   const bound = await firstBound((candidate) => make('unit', candidate))
-  let start = 0
+  return (kind) => make(kind, bound)
+}
+
+/** Makes rows as they are needed. Each time they are taken another comes first, so that every kind stands at every place: kernels treat the tail of a batch apart. */
+function createPool(make: MakeRow, round: number): { take(count: number): Promise<Row[]> } {
+  const rows: Row[] = []
+  let start = round
   return {
     async take(count) {
-      while (rows.length < count) rows.push(await make(rowKinds[rows.length % rowKinds.length]!, bound))
-      start += rowKinds.length + 1
+      while (rows.length < count) rows.push(await make(rowKinds[rows.length % rowKinds.length]!))
+      start++
       return Array.from({ length: count }, (_, index) => rows[(start + index) % rows.length]!)
     },
   }

@@ -41,9 +41,9 @@ function floatBits(type: FloatType, kind: RowKind, entropy: bigint): bigint {
     case 'large':
       return bits(top - 1n - (step % 2n), mantissa)
     case 'laced':
-      // Signalling NaNs too: a buyer's bytes are not checked for them.
-      if (chance < 2) return bits(top, mantissa | 1n)
-      return chance === 2 ? bits(top, 0n) : unit()
+      // Signalling NaNs too: a buyer's bytes are not checked for them, and a kernel's vector path and its tail treat them apart.
+      if (chance < 5) return bits(top, mantissa | 1n)
+      return chance < 7 ? bits(top, 0n) : unit()
     case 'sparse':
       return chance < 10 ? bits(0n, 0n) : unit()
     case 'bytes': {

@@ -5,6 +5,7 @@ import { decodeFrame, frameType, type Hello, splitFrames } from '../protocol/fra
 import { readSettings, type Settings } from './env.ts'
 import { AssayError, openHeaders, problem } from './errors.ts'
 import { AsyncJobs } from './mailbox/asyncJobs.ts'
+import { ChannelBook } from './mailbox/channelBook.ts'
 import { JobStore } from './mailbox/jobStore.ts'
 import { ReceiptLog } from './mailbox/receiptLog.ts'
 import { Relay } from './mailbox/relay.ts'
@@ -63,6 +64,7 @@ export class Mailbox extends DurableObject {
   readonly #store: JobStore
   readonly #jobs: AsyncJobs
   readonly #receipts: ReceiptLog
+  readonly #channels: ChannelBook
   /** Who this mailbox belongs to; every request and socket says it. */
   #runner: Hex | null = null
   /** Whether its runner has ever connected: before, strangers who ask for any address must not make it store anything. */
@@ -81,14 +83,17 @@ export class Mailbox extends DurableObject {
       after,
       // An answer to a ticket of before this object slept must not meet a job of after.
       firstTicket: new DataView(random(4).buffer).getUint32(0),
-      answered: (answer) => {
-        const work = this.#receipts.add(this.#runner!, answer)
+      answered: (answer, request) => {
+        const work = this.#receipts.add(this.#runner!, answer, request)
         if (work) state.waitUntil(work.then(() => this.#schedule()))
       },
     })
+    const domain = { chainId: CHAIN_ID, escrow: ESCROW }
+    this.#channels = new ChannelBook({ domain, sql, now, after, pause })
     this.#receipts = new ReceiptLog({
-      domain: { chainId: CHAIN_ID, escrow: ESCROW },
+      domain,
       sql,
+      verified: (runner, answer, request) => this.#channels.note(runner, answer, request),
       insert: (rows) => withTimeout(insertReceipts(this.#database, rows), databaseMs),
       refused: () => this.#socket?.close(4003, 'a receipt that does not verify'),
       pause,
@@ -116,6 +121,7 @@ export class Mailbox extends DurableObject {
 
   #prepare(): void {
     this.#receipts.prepare()
+    this.#channels.prepare()
     this.#store.prepare()
   }
 
@@ -148,11 +154,20 @@ export class Mailbox extends DurableObject {
       if (runner) this.#runner = runner
       if (url.pathname === '/evict') return this.#evict(await request.text())
       if (url.pathname === '/socket') return this.#connect(runner!)
+      if (url.pathname === '/claims') return await this.#claims(url)
       return await this.#asyncJob(request, url, requestId)
     } catch (error) {
       const { code, message, hint, extra } = asProblem(error)
       return problem(code, message, requestId, hint, extra)
     }
+  }
+
+  /** Lists what of this runner's channels can still be settled, and by anyone. */
+  async #claims({ searchParams }: URL): Promise<Response> {
+    const limit = Number(searchParams.get('limit') ?? 50)
+    const found = this.#known ? await this.#channels.list(`0x${searchParams.get('cursor') ?? ''}`, limit + 1) : []
+    const claims = found.slice(0, limit)
+    return Response.json({ claims, nextCursor: found.length > limit ? claims.at(-1)!.channel.slice(2) : null })
   }
 
   /** Serves `/async` (a new job) and `/async/{id}[/result|/events|/webhook]`. */
@@ -274,6 +289,8 @@ export class Mailbox extends DurableObject {
     const other = this.#socket
     if (other && other !== socket) return
     this.#relay.lost()
+    // A runner that goes may not come back, and what it earned is settled from here.
+    this.#state.waitUntil(this.#receipts.work().then(() => this.#channels.flush()))
     await this.#announce(runner, { online: false })
   }
 

@@ -77,3 +77,16 @@ export function splitAmount(terms: Pick<Terms, 'royaltyBps' | 'feeBps'>, amount:
   const fee = (amount * BigInt(terms.feeBps)) / 10_000n
   return { publisher, fee, provider: amount - publisher - fee }
 }
+
+/** Shows terms as JSON: amounts and times as decimal strings. */
+export type TermsJson = Omit<Terms, 'price' | 'expiresAt'> & { price: string; expiresAt: string }
+
+/** Turns terms into JSON. */
+export function termsToJson(terms: Terms): TermsJson {
+  return { ...terms, price: terms.price.toString(), expiresAt: terms.expiresAt.toString() }
+}
+
+/** Reads terms from JSON. Throws SyntaxError on malformed numbers; whether they are those of a channel, its digest says. */
+export function termsFromJson(json: TermsJson): Terms {
+  return { ...json, price: BigInt(json.price), expiresAt: BigInt(json.expiresAt) }
+}

@@ -1,7 +1,7 @@
 import { batchDigest } from '../../protocol/batch.ts'
 import { equalBytes, type Hex, toHex } from '../../protocol/bytes.ts'
 import type { Domain } from '../../protocol/eip712.ts'
-import type { JobAnswer } from '../../protocol/frames.ts'
+import type { JobAnswer, JobRequest } from '../../protocol/frames.ts'
 import { rootFromProof } from '../../protocol/merkle.ts'
 import { detailDigest, detailToJson, receiptLeaf, receiptToJson } from '../../protocol/receipt.ts'
 import { recoverAddress } from '../../protocol/secp256k1.ts'
@@ -15,11 +15,16 @@ const maxVerified = 256
 const retryMs = 5_000
 const maxRetryMs = 300_000
 
+/** What is kept of a request beside the receipt that answers it. */
+type Asked = Pick<JobRequest, 'channel' | 'opening' | 'voucher'>
+
 /** What a receipt log needs: the runner whose receipts it takes, what signatures are bound to, the object's disk, and the database. */
 export type ReceiptLogDeps = {
   domain: Domain
   sql: SqlStorage
   insert: (rows: ReceiptRow[]) => Promise<unknown>
+  /** Called for each receipt that verifies, with the request it answers. */
+  verified: (runner: Hex, answer: JobAnswer, request: Asked) => void
   /** Called when a receipt does not verify: the runner's word is worth nothing then. */
   refused: (runner: Hex) => void
   /** Lets jobs pass between two signatures, which take a millisecond each. */
@@ -30,7 +35,7 @@ export type ReceiptLogDeps = {
 export class ReceiptLog {
   readonly #deps: ReceiptLogDeps
   readonly #verified = new Set<string>()
-  #incoming: { runner: Hex; answer: JobAnswer }[] = []
+  #incoming: { runner: Hex; answer: JobAnswer; request: Asked }[] = []
   #working = false
   #failures = 0
 
@@ -44,8 +49,8 @@ export class ReceiptLog {
   }
 
   /** Takes an answer's receipt; the work has to be kept alive by the caller. Gives null when work is already under way. */
-  add(runner: Hex, answer: JobAnswer): Promise<void> | null {
-    this.#incoming.push({ runner, answer: withoutBody(answer) })
+  add(runner: Hex, answer: JobAnswer, request: Asked): Promise<void> | null {
+    this.#incoming.push({ runner, answer: withoutBody(answer), request: copyOf(request) })
     return this.#working ? null : this.work()
   }
 
@@ -68,9 +73,11 @@ export class ReceiptLog {
         const batch = this.#incoming.splice(0, maxRows)
         if (batch.length === 0) break
         const rows: ReceiptRow[] = []
-        for (const { runner, answer } of batch) {
-          if (await this.#verify(runner, answer)) rows.push(rowOf(runner, answer))
-          else this.#deps.refused(runner)
+        for (const { runner, answer, request } of batch) {
+          if (await this.#verify(runner, answer)) {
+            rows.push(rowOf(runner, answer))
+            this.#deps.verified(runner, answer, request)
+          } else this.#deps.refused(runner)
         }
         await this.#write(rows)
       }
@@ -140,6 +147,15 @@ function withoutBody({ ticket, receipt, detail, proof, signature }: JobAnswer): 
     proof: { ...proof, path: proof.path.map((node) => node.slice()) },
     signature: signature.slice(),
     body: new Uint8Array(0),
+  }
+}
+
+/** Copies what a view would hold the whole message for. */
+function copyOf({ channel, opening, voucher }: Asked): Asked {
+  return {
+    channel: channel.slice(),
+    ...(opening ? { opening } : {}),
+    ...(voucher ? { voucher: { cumulative: voucher.cumulative, signature: voucher.signature.slice() } } : {}),
   }
 }
 

@@ -45,6 +45,18 @@ export function runnerRoutes(context: Context): OpenAPIHono<App> {
       },
     )
     .openapi(
+      createRoute({ method: 'get', path: '/v1/runners/{signer}/claims', request: { ...one, query: Page }, responses }),
+      async (c) => {
+        const { cursor, limit } = c.req.valid('query')
+        if (cursor !== undefined && !/^[0-9a-f]{64}$/.test(cursor))
+          throw new AssayError('invalid_request', 'The cursor is not one of ours.')
+        const { signer } = c.req.valid('param')
+        const url = `https://mailbox/claims?runner=${signer}&cursor=${cursor ?? ''}&limit=${limit}`
+        const response = await mailbox.get(mailbox.idFromName(signer)).fetch(url)
+        return c.json(await response.json()) as never
+      },
+    )
+    .openapi(
       createRoute({
         method: 'get',
         path: '/v1/accounts/{address}',

@@ -27,6 +27,7 @@ import {
 import { localChainIds, readDevelopmentRoots } from '../protocol/evidence/roots.development.ts'
 import { Refused } from '../protocol/evidence/verdict.ts'
 import { tensorsFromJson, tensorToJson } from '../protocol/oip.ts'
+import { type PublishedVerdict, replayVerdict } from '../protocol/publishedVerdict.ts'
 import { receiptToJson } from '../protocol/receipt.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
 import { Assay } from './assay.ts'
@@ -39,6 +40,7 @@ import { serve } from './proxyServer.ts'
 import { publishModel } from './publish.ts'
 import type { Requirements } from './requirements.ts'
 import { createRimSigner, verifyRim } from './rim.ts'
+import { settleFor } from './settleFor.ts'
 import { tryModel } from './tryModel.ts'
 
 const usage = `assay <command> [--json]
@@ -50,10 +52,12 @@ const usage = `assay <command> [--json]
   proxy [--port 8000] [--model m]... [--max-price p] [--budget b] [--keep folder]   serves the Open Inference Protocol here
   verify <bundle.json> [--development-root base64]          checks a kept bundle, offline
   evidence verify <file> [--collateral file]... [--event-log file] [--now unix] [--policy file]   judges a machine's evidence, one row a check
+  verdict replay <file or url> [--rim-signer key] [--development-root base64]   judges again what a verifier signed
   rim sign <manifest.xml> --key file [--now unix]           verifies one of NVIDIA's reference manifests and signs its table
   balance [--of publisher|buyer|provider]                   shows money in wallet and escrow
   deposit <amount>                                          deposits for the buyer
   collect [--of provider|publisher]                         withdraws what was earned
+  settle --for <runner> [--minimum amount]                  claims a runner's earnings for its provider, from what its edge kept
 
 Prices and amounts are in the token's smallest unit. A model is named by digest, owner/name or name.
 Settings: ASSAY_EDGE, ASSAY_RPC, ASSAY_KEY, ASSAY_DEVELOPMENT_ROOT, ASSAY_PROXY_TOKEN; without them, the marketplace that \`npm start\` left up.
@@ -145,6 +149,14 @@ function json(path: string | undefined, what: string): unknown {
   }
 }
 
+/** Reads JSON from a file or from an address of http or https. */
+async function readOrFetch(place: string | undefined, what: string): Promise<unknown> {
+  if (!place || !/^https?:/.test(place)) return json(place, what)
+  const response = await fetch(place, { signal: AbortSignal.timeout(30_000) })
+  if (!response.ok) throw new UsageError(`${place} answered ${response.status}.`)
+  return response.json()
+}
+
 const options = {
   json: { type: 'boolean', default: false },
   help: { type: 'boolean', default: false },
@@ -164,6 +176,9 @@ const options = {
   key: { type: 'string' },
   now: { type: 'string' },
   policy: { type: 'string' },
+  for: { type: 'string' },
+  minimum: { type: 'string' },
+  'rim-signer': { type: 'string' },
   edge: { type: 'string' },
   port: { type: 'string' },
   host: { type: 'string' },
@@ -176,6 +191,8 @@ const options = {
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof options; allowPositionals: true }>>['values']
 type Outcome = { result: unknown; lines: string[]; exit?: number }
+
+const marks = { passed: '✓', failed: '✗', unknown: '?' }
 
 const commands: Record<string, (argument: string | undefined, values: Values) => Promise<Outcome>> = {
   async publish(path, values) {
@@ -310,7 +327,6 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
       roots: rootsFor(bundle.chainId, values['development-root']),
       policy: defaultPolicy,
     })
-    const marks = { passed: '✓', failed: '✗', unknown: '?' }
     return {
       result: { verdict, checks },
       lines: [...checks.map(({ check, status, detail }) => `${marks[status]} ${check}: ${detail}`), verdict],
@@ -366,6 +382,25 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     }
   },
 
+  async 'verdict replay'(path, values) {
+    const published = (await readOrFetch(path, 'the published verdict to replay')) as PublishedVerdict
+    const chainId = published.domain?.chainId ?? localChainIds[0]!
+    const trusted = rootsFor(chainId, values['development-root'])
+    const rimSigners = values['rim-signer']?.split(',') as Hex[] | undefined
+    const { verdict, verifier, checks } = await replayVerdict(published, {
+      roots: trusted.map((roots) => (rimSigners ? { ...roots, rimSigners } : roots)),
+      policy: defaultPolicy,
+    })
+    return {
+      result: { verdict, verifier, checks, attested: published.attested },
+      lines: [
+        ...checks.map(({ check, status, detail }) => `${marks[status]} ${check}: ${detail}`),
+        `${verdict}: signed by ${verifier ?? 'nobody'}`,
+      ],
+      exit: { verified: 0, refuted: 1 }[verdict],
+    }
+  },
+
   async 'rim sign'(path, values) {
     const xml = file(path, "the manifest from NVIDIA's service").toString('utf8')
     const now = values.now === undefined ? Math.floor(Date.now() / 1000) : Number(amount(values.now, '--now'))
@@ -398,6 +433,32 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     return {
       result: { amount: amount.toString() },
       lines: [amount > 0n ? `withdrew ${amount}` : 'nothing is earned and not withdrawn'],
+    }
+  },
+
+  async settle(_, values) {
+    const runner = values.for?.toLowerCase()
+    if (!runner || !/^0x[0-9a-f]{40}$/.test(runner)) throw new UsageError('Name the runner to settle for: --for 0x….')
+    const { chainId, escrow } = await edge().json<Network>('/v1/network')
+    const done = await settleFor({
+      edge: edge(),
+      ...wallet('buyer', chainId),
+      escrow,
+      domain: { chainId, escrow: escrow.toLowerCase() as Hex },
+      runner: runner as Hex,
+      minimum: amount(values.minimum ?? '1', '--minimum'),
+    })
+    const paid = done.reduce((sum, each) => sum + each.amount, 0n)
+    return {
+      result: {
+        runner,
+        paid: paid.toString(),
+        channels: done.map((each) => ({ ...each, amount: each.amount.toString() })),
+      },
+      lines: [
+        ...done.map(({ channel, status, amount }) => `${channel} ${status}${amount > 0n ? ` ${amount}` : ''}`),
+        `${paid} claimed for the provider of ${runner}, from ${done.length} channels`,
+      ],
     }
   },
 
@@ -440,8 +501,7 @@ async function loadRimSigner(path: string) {
 }
 
 function checkLine({ check, status, compared, with: against, from, detail }: Check): string {
-  const mark = { passed: '✓', failed: '✗', unknown: '?' }[status]
-  return `${mark} ${check}: ${compared} with ${against} (from ${from})${detail && status !== 'passed' ? `: ${detail}` : ''}`
+  return `${marks[status]} ${check}: ${compared} with ${against} (from ${from})${detail && status !== 'passed' ? `: ${detail}` : ''}`
 }
 
 function explain(error: unknown): { code: string; message: string; exit: number } {

@@ -1,16 +1,22 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
+import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import { createAdaptorServer } from '@hono/node-server'
 import { type Account, createWalletClient, http, maxUint256, type WalletClient } from 'viem'
 import { privateKeyToAccount } from 'viem/accounts'
 import { anvil } from 'viem/chains'
 import { testTokenAbi } from '../contracts/abi.ts'
 import { createDevelopmentTee, developmentPccs } from '../gpu-runner/tee/development.ts'
+import { createDevelopmentSnp, type DevelopmentSnp, developmentKds } from '../gpu-runner/tee/developmentSnp.ts'
 import { fromHex, type Hex, toBase64 } from '../protocol/bytes.ts'
-import { parseTdxQuote, tdxWorkload } from '../protocol/evidence/quote.ts'
+import { vendorRoots } from '../protocol/evidence/index.ts'
+import { readDevelopmentRoots } from '../protocol/evidence/roots.development.ts'
+import { workloadOf } from '../protocol/evidence/workload.ts'
+import { readVerifierConfig } from '../verifier/config.ts'
+import { serveVerifier } from '../verifier/serve.ts'
 import { type Chain, startChain } from './chain.ts'
 import { buildContracts } from './contracts.ts'
 import { type Contracts, deployContracts } from './deploy.ts'
@@ -35,8 +41,10 @@ export type Marketplace = {
   rpcUrl: string
   chain: Chain
   contracts: Contracts
-  /** Base64 DER of the development root, which buyers have to allow explicitly. */
+  /** The development roots, base64 DER separated by commas, which buyers have to allow explicitly. */
   developmentRoot: string
+  /** Where the local verifiers judge what the chain cannot. */
+  verifierUrls: readonly string[]
   startRunner(options?: {
     name?: string
     environment?: Record<string, string>
@@ -48,6 +56,17 @@ export type Marketplace = {
 }
 
 const root = join(import.meta.dirname, '..')
+
+/** The machines a local marketplace plays. */
+type Machines = { tee: ReturnType<typeof createDevelopmentTee>; snp: DevelopmentSnp }
+
+/** Who judges what the chain cannot, ascending by address; all of them must agree. */
+const localVerifiers = ['verifier one', 'verifier two']
+  .map((name) => ({
+    key: developmentKey(name),
+    address: privateKeyToAccount(developmentKey(name)).address.toLowerCase() as Hex,
+  }))
+  .sort((a, b) => (a.address < b.address ? -1 : 1))
 
 /** Holds what a local marketplace leaves for the `assay` command to find. */
 export type LocalState = {
@@ -72,7 +91,7 @@ async function deployOrFind(
   chain: Chain,
   stateDir: string,
   progress: Progress,
-  tee: ReturnType<typeof createDevelopmentTee>,
+  { tee, snp }: Machines,
 ): Promise<{ contracts: Contracts; fresh: boolean }> {
   const file = join(stateDir, 'contracts.json')
   if (existsSync(file)) {
@@ -103,7 +122,11 @@ async function deployOrFind(
       feeBps: localFeeBps,
       withdrawalDelaySeconds: localWithdrawalDelaySeconds,
       rootDer: tee.rootDer,
-      workloads: [tdxWorkload(parseTdxQuote(tee.quote(new Uint8Array(64))).body)],
+      workloads: [
+        workloadOf({ format: 'tdx', quote: tee.quote(new Uint8Array(64)) }),
+        workloadOf({ format: 'snp', report: snp.report(new Uint8Array(64)) }),
+      ],
+      verifiers: { addresses: localVerifiers.map(({ address }) => address), threshold: localVerifiers.length },
     })
     const buyer = walletOf(developmentKey('buyer'), chain.rpcUrl)
     const write = { account: buyer.account, chain: anvil, address: deployed.token, abi: testTokenAbi } as const
@@ -125,13 +148,11 @@ function contractsVersion(): string {
   return createHash('sha256').update(source).digest('hex').slice(0, 16)
 }
 
-async function startCollateral(tee: ReturnType<typeof createDevelopmentTee>) {
-  const serve = developmentPccs(tee)
-  const server = createServer(async (request, response) => {
-    const answer = serve(new Request(`http://127.0.0.1${request.url ?? '/'}`))
-    response.writeHead(answer.status, Object.fromEntries(answer.headers))
-    response.end(Buffer.from(await answer.arrayBuffer()))
-  })
+async function startCollateral({ tee, snp }: Machines) {
+  const [pccs, kds] = [developmentPccs(tee), developmentKds(snp)]
+  const serve = (request: Request) =>
+    /^\/(vcek|vlek)\//.test(new URL(request.url).pathname) ? kds(request) : pccs(request)
+  const server = createAdaptorServer({ fetch: serve }) as Server
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
@@ -197,10 +218,12 @@ export async function startMarketplace({
     for (const each of stops.splice(0).reverse()) await each().catch(() => {})
   }
   try {
-    const tee = createDevelopmentTee({ seed: fromHex(developmentSeed, 32), now: () => Math.floor(Date.now() / 1000) })
+    const seeded = { seed: fromHex(developmentSeed, 32), now: () => Math.floor(Date.now() / 1000) }
+    const machines = { tee: createDevelopmentTee(seeded), snp: await createDevelopmentSnp(seeded) }
+    const developmentRoot = [machines.tee.rootDer, (await machines.snp.collateral()).root].map(toBase64).join(',')
     const chain = await progress('starting chain', () => startChain({ stateDir: join(stateDir, 'chain') }))
     stops.push(chain.stop)
-    const { contracts, fresh } = await deployOrFind(chain, stateDir, progress, tee)
+    const { contracts, fresh } = await deployOrFind(chain, stateDir, progress, machines)
     // A new chain knows nothing of what an old database remembers, so the two begin together.
     if (fresh)
       for (const folder of ['postgres', 'edge', 'runner'])
@@ -220,8 +243,29 @@ export async function startMarketplace({
     stops.push(stopDatabase)
     const neon = await startNeon({ databaseUrl: postgres.url })
     stops.push(neon.dispose)
-    const collateral = await startCollateral(tee)
+    const collateral = await startCollateral(machines)
     stops.push(collateral.stop)
+
+    const verifiers = await Promise.all(
+      localVerifiers.map(({ key, address }) =>
+        serveVerifier(
+          readVerifierConfig({
+            VERIFIER_KEY: key,
+            VERIFIER_RPC: chain.rpcUrl,
+            VERIFIER_CHAIN_ID: String(chain.chainId),
+            VERIFIER_ESCROW: contracts.escrow,
+            VERIFIER_REGISTRY: contracts.registry,
+            VERIFIER_STATE: join(stateDir, 'verifiers', address),
+            VERIFIER_PORT: '0',
+            VERIFIER_COLLATERAL_URL: collateral.url,
+            VERIFIER_AMD_COLLATERAL_URL: collateral.url,
+          }),
+          [vendorRoots, readDevelopmentRoots(chain.chainId, developmentRoot)],
+          () => {},
+        ),
+      ),
+    )
+    for (const verifier of verifiers) stops.push(verifier.stop)
 
     const vars = {
       DATABASE_URL: postgres.url,
@@ -235,7 +279,8 @@ export async function startMarketplace({
       TOKEN: contracts.token,
       FEE_BPS: String(localFeeBps),
       COLLATERAL_URL: collateral.url,
-      DEVELOPMENT_ROOT: toBase64(tee.rootDer),
+      AMD_COLLATERAL_URL: collateral.url,
+      DEVELOPMENT_ROOT: developmentRoot,
       LOCAL_WEBHOOKS: 'yes',
     }
     let edge = await progress('starting edge', () => startEdge({ stateDir, vars }))
@@ -247,7 +292,8 @@ export async function startMarketplace({
       rpcUrl: chain.rpcUrl,
       chain,
       contracts,
-      developmentRoot: toBase64(tee.rootDer),
+      developmentRoot,
+      verifierUrls: verifiers.map(({ url }) => url),
       async startRunner({ name = 'runner', environment = {}, onLog = () => {} } = {}) {
         const runner = await spawnRunner(
           {
@@ -257,6 +303,7 @@ export async function startMarketplace({
             ASSAY_STATE: join(stateDir, name),
             ASSAY_TEE: 'development',
             ASSAY_DEVELOPMENT_SEED: developmentSeed,
+            ASSAY_VERIFIERS: verifiers.map(({ url }) => url).join(','),
             ...environment,
           },
           onLog,

@@ -9,7 +9,7 @@ import {
   type PublicClient,
 } from 'viem'
 import { privateKeyToAccount } from 'viem/accounts'
-import { escrowAbi, runnerRegistryAbi } from '../contracts/abi.ts'
+import { escrowAbi, runnerRegistryAbi, verifierSetAbi } from '../contracts/abi.ts'
 import { concat, type Hex, toHex } from '../protocol/bytes.ts'
 import { packClaims, type SettlementClaim } from '../protocol/claims.ts'
 import type { CollateralOf } from '../protocol/evidence/index.ts'
@@ -26,6 +26,7 @@ import {
   TransactionRevertedError,
   TransactionSender,
 } from './transactions.ts'
+import type { AgreedVerdict, VerifierSet } from './verdicts.ts'
 
 /** Finds the contract's own name for why a call would revert. */
 function revertReason(abi: Abi, error: unknown): string {
@@ -58,6 +59,10 @@ export type RunnerChain = ChainReader & {
     signature: Uint8Array
     now: number
   }): Promise<Hex>
+  /** Tells whose verdicts the registry takes. */
+  verifierSet(): Promise<VerifierSet>
+  /** Registers on a verdict that enough verifiers signed. */
+  registerVerdict(agreed: AgreedVerdict): Promise<Hex>
   /** Claims many channels with one signature over a batch of their latest receipts, in the order given. */
   settle(claims: Claimable[], signature: Uint8Array): Promise<{ hash: Hex; gasUsed: bigint }>
   /** Claims one channel with the proof its receipt already has, as anyone may. */
@@ -221,6 +226,32 @@ export function connectChain({
         encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'register', args }),
       )
       return hash
+    },
+    async verifierSet() {
+      const address = await publicClient.readContract({
+        address: registry,
+        abi: runnerRegistryAbi,
+        functionName: 'verifiers',
+      })
+      const at = { address, abi: verifierSetAbi } as const
+      return {
+        threshold: Number(await publicClient.readContract({ ...at, functionName: 'threshold' })),
+        isVerifier: (verifier) => publicClient.readContract({ ...at, functionName: 'isVerifier', args: [verifier] }),
+      }
+    },
+    async registerVerdict({ verdict, signatures }) {
+      const to = await publicClient.readContract({
+        address: registry,
+        abi: runnerRegistryAbi,
+        functionName: 'verifiers',
+      })
+      const abi = [...verifierSetAbi, ...runnerRegistryAbi]
+      const data = encodeFunctionData({
+        abi: verifierSetAbi,
+        functionName: 'register',
+        args: [verdict, signatures],
+      })
+      return (await sendAnyway(to, abi, data)).hash
     },
     async preview(claim) {
       const packed = packClaims({ claims: [await claimOf(claim)], signature: unsigned })

@@ -18,6 +18,14 @@ const Config = z.object({
   /** NVIDIA's attestation tool, by name or path; none where the machine has no GPU in confidential-computing mode. */
   ASSAY_NVATTEST: z.string().min(1).optional(),
   ASSAY_DEVELOPMENT_SEED: hex(32).optional(),
+  /** Which machine the development TEE plays. */
+  ASSAY_DEVELOPMENT_TEE: z.enum(['tdx', 'snp']).default('tdx'),
+  /** Where verifiers judge what the chain cannot (SNP reports): their addresses, separated by commas. */
+  ASSAY_VERIFIERS: z
+    .string()
+    .default('')
+    .transform((text) => text.split(',').filter(Boolean))
+    .pipe(z.array(z.url())),
   /** Intel's provisioning service or a cache of its shape, for what the chain must know of the platform. */
   ASSAY_COLLATERAL_URL: z.url().default('https://api.trustedservices.intel.com'),
   ASSAY_MODELS: z

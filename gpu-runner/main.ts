@@ -4,6 +4,7 @@ import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { RegistrationClaim } from '../protocol/attestRegistration.ts'
 import { equalBytes, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import { fetchTdxCollateral } from '../protocol/evidence/collateral.ts'
 import type { JobAnswer, JobRefusal, JobRequest } from '../protocol/frames.ts'
@@ -24,10 +25,12 @@ import { Settler } from './settler.ts'
 import { createRunnerSigner } from './signer.ts'
 import { configfsTsm } from './tee/configfsTsm.ts'
 import { createDevelopmentTee } from './tee/development.ts'
+import { createDevelopmentSnp } from './tee/developmentSnp.ts'
 import { dstack } from './tee/dstack.ts'
 import { collectGpuEvidence } from './tee/nvattest.ts'
 import type { Tee } from './tee/tee.ts'
 import { fileOutbox } from './transactions.ts'
+import { type AgreedVerdict, collectVerdict } from './verdicts.ts'
 
 const config = readConfig(process.env)
 const log = createLog((line) => process.stdout.write(line))
@@ -73,18 +76,27 @@ const ortVersion = (
   }
 ).version
 
-function chooseTee(): Tee {
-  if (config.ASSAY_TEE === 'dstack') return dstack()
-  if (config.ASSAY_TEE !== 'development') return configfsTsm()
-  const tee = createDevelopmentTee({
-    seed: fromHex(config.ASSAY_DEVELOPMENT_SEED!, 32),
-    now: () => Math.floor(now() / 1000),
-  })
+async function developmentTee(seed: Uint8Array): Promise<Tee> {
+  const seconds = () => Math.floor(now() / 1000)
+  if (config.ASSAY_DEVELOPMENT_TEE === 'snp') {
+    const snp = await createDevelopmentSnp({ seed, now: seconds })
+    return {
+      root: 'development',
+      evidence: async (reportData) => ({ format: 'snp', report: snp.report(reportData) }),
+    }
+  }
+  const tee = createDevelopmentTee({ seed, now: seconds })
   return {
     root: 'development',
     evidence: async (reportData) => ({ format: 'tdx', quote: tee.quote(reportData) }),
     collateral: async () => tee.collateral(),
   }
+}
+
+async function chooseTee(): Promise<Tee> {
+  if (config.ASSAY_TEE === 'dstack') return dstack()
+  if (config.ASSAY_TEE !== 'development') return configfsTsm()
+  return developmentTee(fromHex(config.ASSAY_DEVELOPMENT_SEED!, 32))
 }
 
 const service = new JobService({
@@ -100,7 +112,19 @@ const service = new JobService({
 })
 let workload: Hex = toHex(new Uint8Array(32))
 let validUntil = 0
-const tee = chooseTee()
+const tee = await chooseTee()
+
+async function agreedVerdict(claim: RegistrationClaim, nonceBlock: bigint): Promise<AgreedVerdict> {
+  return collectVerdict({
+    urls: config.ASSAY_VERIFIERS,
+    claim,
+    nonceBlock,
+    signer: signer.address,
+    domain: network,
+    set: await chain.verifierSet(),
+    fetch: (url, init) => fetch(url, { ...init, signal: AbortSignal.timeout(30_000) }),
+  })
+}
 
 async function attest(): Promise<void> {
   const registered = await registerRunner({
@@ -119,6 +143,7 @@ async function attest(): Promise<void> {
         fetch: (url) => fetch(url, { signal: AbortSignal.timeout(30_000) }),
         intelUrl: config.ASSAY_COLLATERAL_URL,
       }),
+    ...(config.ASSAY_VERIFIERS.length > 0 ? { agreedVerdict } : {}),
     postToEdge: async (registration) => {
       await edge('/v1/runners', {
         method: 'POST',

@@ -1,24 +1,18 @@
 import { secp256k1 } from '@noble/curves/secp256k1.js'
+import { type RegistrationClaim, type RegistrationJson, registrationToJson } from '../protocol/attestRegistration.ts'
 import { concat, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import { gpuEvidenceDigest } from '../protocol/evidence/gpu.ts'
-import { type CollateralOf, type EvidenceOf, evidenceToJson, type GpuEvidence } from '../protocol/evidence/index.ts'
-import { parseTdxQuote, tdxWorkload } from '../protocol/evidence/quote.ts'
+import type { CollateralOf, EvidenceOf, GpuEvidence } from '../protocol/evidence/index.ts'
 import { encodeStatement, gpuNonce, reportDataOf } from '../protocol/evidence/statement.ts'
+import { workloadOf } from '../protocol/evidence/workload.ts'
 import { sha256 } from '../protocol/hash.ts'
 import { registrationDigest } from '../protocol/registration.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
 import type { RunnerChain } from './chain.ts'
 import { TeeUnavailableError } from './tee/configfsTsm.ts'
 import type { Tee } from './tee/tee.ts'
-
-/** Holds what a registration at the edge carries. */
-export type EdgeRegistration = {
-  statement: Hex
-  evidence: ReturnType<typeof evidenceToJson>
-  gpus?: ReturnType<typeof evidenceToJson>[]
-  registration: { provider: Hex; signature: Hex }
-}
+import type { AgreedVerdict } from './verdicts.ts'
 
 /** How often a registration that is already on chain is offered to the edge: for about a minute. */
 const postAttempts = 6
@@ -26,15 +20,7 @@ const postAttempts = 6
 /** How long a statement is good for, in seconds: as long as the registry keeps a registration. */
 export const statementSeconds = 86_400
 
-/** Narrows evidence to what the registry verifies by itself; other formats reach it through a set of verifiers. */
-function onChain(evidence: EvidenceOf<'tdx' | 'snp'>): EvidenceOf<'tdx'> {
-  if (evidence.format === 'tdx') return evidence
-  throw new TeeUnavailableError(
-    'This machine gives SNP reports, which the chain takes through verifiers only: register with their signed verdict.',
-  )
-}
-
-/** Attests and registers: nonce, statement, quote, collateral, chain, edge, in this order. `workload` is measured by a first quote, since a guest cannot name it otherwise. Gives the expiry in unix seconds and the workload. */
+/** Attests and registers: nonce, statement, quote, collateral, chain, edge, in this order. The chain verifies a TDX quote by itself and takes other evidence on the word of its verifiers. `workload` is measured by a first quote, since a guest cannot name it otherwise. Gives the expiry in unix seconds and the workload. */
 export async function registerRunner({
   tee,
   chain,
@@ -45,6 +31,7 @@ export async function registerRunner({
   hpkeKey,
   gpus = async () => [],
   collateralFor,
+  agreedVerdict,
   postToEdge,
   now,
   sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
@@ -60,13 +47,14 @@ export async function registerRunner({
   gpus?: (nonce: Uint8Array) => Promise<GpuEvidence[]>
   /** Gets what the vendor says of the platform, for the chain to verify. */
   collateralFor: (evidence: EvidenceOf<'tdx'>) => Promise<CollateralOf<'tdx'>>
-  postToEdge: (registration: EdgeRegistration) => Promise<void>
+  /** Asks the verifiers for a verdict on evidence the chain cannot verify; absent where none are known. */
+  agreedVerdict?: (claim: RegistrationClaim, nonceBlock: bigint) => Promise<AgreedVerdict>
+  postToEdge: (registration: RegistrationJson) => Promise<void>
   now: () => number
   /** Waits, in milliseconds. */
   sleep?: (ms: number) => Promise<unknown>
 }): Promise<{ validUntil: number; workload: Hex }> {
-  const measured = onChain(await tee.evidence(new Uint8Array(64)))
-  const workload = tdxWorkload(parseTdxQuote(measured.quote).body)
+  const workload = workloadOf(await tee.evidence(new Uint8Array(64)))
   const { number, hash } = await chain.recentBlock()
   const validUntil = Math.floor(now() / 1000) + statementSeconds
   const nonce = fromHex(hash, 32)
@@ -84,25 +72,33 @@ export async function registerRunner({
     notAfter: BigInt(validUntil),
   } as const
   const bytes = encodeStatement(statement)
-  const evidence = onChain(await tee.evidence(reportDataOf(statement)))
+  const evidence = await tee.evidence(reportDataOf(statement))
   const signature = await signer.sign(
     registrationDigest(domain, { runner: signer.address, provider: chain.provider, statement: toHex(sha256(bytes)) }),
   )
-  await chain.register({
-    quote: evidence.quote,
-    collateral: await collateralFor(evidence),
-    now: Math.floor(now() / 1000),
+  const claim: RegistrationClaim = {
     statement: bytes,
-    nonceBlock: number,
-    signerKey: concat(secp256k1.Point.fromBytes(signer.publicKey).toBytes(false)),
+    evidence,
+    gpus: gpuEvidence.map((each) => ({ format: 'gpu', ...each })),
+    provider: chain.provider,
     signature,
-  })
-  const registration: EdgeRegistration = {
-    statement: toHex(bytes),
-    evidence: evidenceToJson(evidence),
-    ...(gpuEvidence.length > 0 ? { gpus: gpuEvidence.map((each) => evidenceToJson({ format: 'gpu', ...each })) } : {}),
-    registration: { provider: chain.provider, signature: toHex(signature) },
   }
+  if (evidence.format === 'tdx')
+    await chain.register({
+      quote: evidence.quote,
+      collateral: await collateralFor(evidence),
+      now: Math.floor(now() / 1000),
+      statement: bytes,
+      nonceBlock: number,
+      signerKey: concat(secp256k1.Point.fromBytes(signer.publicKey).toBytes(false)),
+      signature,
+    })
+  else if (agreedVerdict) await chain.registerVerdict(await agreedVerdict(claim, number))
+  else
+    throw new TeeUnavailableError(
+      'This machine gives SNP reports, which the chain takes on the word of its verifiers: name them in ASSAY_VERIFIERS.',
+    )
+  const registration = registrationToJson(claim)
   // The chain has been paid: what is left to do is said again, never paid again.
   for (let attempt = 1; ; attempt++) {
     try {

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto'
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { PublishedVerdict } from '../protocol/publishedVerdict.ts'
@@ -10,7 +11,7 @@ export function fileStore(folder: string): VerdictStore {
     async put(digest, verdict) {
       await mkdir(folder, { recursive: true })
       // Written aside first, so that a crash leaves the old record or the new one.
-      const part = `${pathOf(digest)}.${process.pid}.part`
+      const part = `${pathOf(digest)}.${randomUUID()}.part`
       await writeFile(part, JSON.stringify(verdict))
       await rename(part, pathOf(digest))
     },

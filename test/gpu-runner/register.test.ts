@@ -1,8 +1,10 @@
 import { describe, expect, test } from 'vitest'
 import type { RunnerChain } from '../../gpu-runner/chain.ts'
-import { type EdgeRegistration, registerRunner } from '../../gpu-runner/register.ts'
+import { registerRunner } from '../../gpu-runner/register.ts'
 import { createDevelopmentTee } from '../../gpu-runner/tee/development.ts'
 import { createDevelopmentGpu } from '../../gpu-runner/tee/developmentGpu.ts'
+import { createDevelopmentSnp } from '../../gpu-runner/tee/developmentSnp.ts'
+import type { RegistrationJson } from '../../protocol/attestRegistration.ts'
 import { fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import { gpuEvidenceDigest } from '../../protocol/evidence/gpu.ts'
 import { decodeStatement, gpuNonce } from '../../protocol/evidence/statement.ts'
@@ -17,7 +19,7 @@ const contract = `0x${'5e'.repeat(20)}` as Hex
 const blockHash = new Uint8Array(32).fill(3)
 
 async function register(
-  postToEdge: (registration: EdgeRegistration) => Promise<void>,
+  postToEdge: (registration: RegistrationJson) => Promise<void>,
   more: Partial<Parameters<typeof registerRunner>[0]> = {},
 ) {
   const paid: object[] = []
@@ -69,7 +71,7 @@ describe('registerRunner', () => {
   test('behavior: GPUs answer a nonce that names the keys, and the statement names their answer', async () => {
     const gpu = await createDevelopmentGpu({ seed, now: () => now() / 1000 })
     const nonces: Uint8Array[] = []
-    const posted: EdgeRegistration[] = []
+    const posted: RegistrationJson[] = []
     const { done } = await register(async (registration) => void posted.push(registration), {
       gpus: async (nonce) => {
         nonces.push(nonce)
@@ -83,13 +85,14 @@ describe('registerRunner', () => {
     expect(posted[0]!.gpus).toHaveLength(1)
   })
 
-  test('refusal: SNP reports, which this chain takes through verifiers only', async () => {
+  test('refusal: SNP reports where no verifiers are known, whose word the chain would need', async () => {
+    const machine = await createDevelopmentSnp({ seed, now: () => now() / 1000 })
     const snp = {
-      root: 'vendor' as const,
-      evidence: async () => ({ format: 'snp' as const, report: new Uint8Array(1_184) }),
+      root: 'development' as const,
+      evidence: async (data: Uint8Array) => ({ format: 'snp' as const, report: machine.report(data) }),
     }
     const { done, paid } = await register(async () => {}, { tee: snp })
-    await expect(done).rejects.toThrow('verifiers')
+    await expect(done).rejects.toThrow('ASSAY_VERIFIERS')
     expect(paid).toHaveLength(0)
   })
 })

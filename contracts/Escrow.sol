@@ -43,7 +43,7 @@ contract Escrow {
     }
 
     /// @dev One slot holds what a settlement touches. `keyed` remembers that a voucher of the address's own key was seen while it had no
-    ///      code: such an address has a key, so no contract of its own making can ever stand there.
+    ///      code, or had lent itself to code: such an address has a key, so no contract of its own making can ever stand there.
     struct Account {
         uint128 balance;
         uint120 requested;
@@ -412,8 +412,8 @@ contract Escrow {
         return true;
     }
 
-    /// @dev A buyer with code speaks for itself (ERC-1271) and is never taken for a key, even where a key could be found; a mandated key
-    ///      speaks within its mandate, which `judge` reads.
+    /// @dev A contract speaks for itself (ERC-1271) and is never taken for a key, even where a key could be found; a mandated key speaks
+    ///      within its mandate, which `judge` reads.
     function voucherOf(uint256 scratch, Claims.Claim memory claim, bool keyed) private view returns (bool vouched, address key) {
         bytes32 digest = Claims.voucherDigest(scratch, claim.channel, claim.voucher);
         address buyer = claim.buyer;
@@ -422,7 +422,7 @@ contract Escrow {
             return (key != address(0) && mandates[buyer][key].cap > 0, key);
         }
         if (claim.kind == Claims.KEY) {
-            if (buyer == address(0) || (!keyed && buyer.code.length > 0)) return (false, address(0));
+            if (buyer == address(0) || (!keyed && buyer.code.length > 0 && !delegates(buyer))) return (false, address(0));
             return (Claims.recover(digest, claim.signature) == buyer, address(0));
         }
         if (buyer.code.length == 0) return (false, address(0));
@@ -430,5 +430,11 @@ contract Escrow {
         (bool ok, bytes memory answer) =
             buyer.staticcall{gas: ERC1271_GAS}(abi.encodeCall(IERC1271.isValidSignature, (digest, signature)));
         vouched = ok && answer.length == 32 && abi.decode(answer, (bytes32)) == bytes32(IERC1271.isValidSignature.selector);
+    }
+
+    /// @dev Tells whether an address is a key's that has lent itself to code (EIP-7702): nobody can deploy code that begins with 0xEF
+    ///      (EIP-3541). Otherwise a buyer could take answers and then delegate to code that vouches for nothing.
+    function delegates(address buyer) private view returns (bool) {
+        return buyer.code.length == 23 && bytes3(buyer.code) == 0xEF0100;
     }
 }

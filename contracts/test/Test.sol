@@ -5,8 +5,11 @@ pragma solidity ^0.8.30;
 interface Vm {
     function addr(uint256 key) external pure returns (address);
     function chainId(uint256 id) external;
+    function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
+    function etch(address target, bytes calldata code) external;
     /// @dev What `block.timestamp` should say after `warp`; the optimizer takes the opcode for a constant within one function.
     function getBlockTimestamp() external view returns (uint256);
+    function getNonce(address account) external view returns (uint64);
     function parseJsonAddress(string calldata json, string calldata key) external pure returns (address);
     function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
     function parseJsonBytes32Array(string calldata json, string calldata key) external pure returns (bytes32[] memory);

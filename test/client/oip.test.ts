@@ -9,9 +9,9 @@ import { createRandom, drawDigit } from '../../dev/sample/glyphs.ts'
 import { sampleModel } from '../../dev/sample/model.ts'
 import { localBuyer } from '../../dev/story.ts'
 import { type Bundle, verifyBundle } from '../../protocol/bundle.ts'
-import { fromBase64, type Hex } from '../../protocol/bytes.ts'
+import type { Hex } from '../../protocol/bytes.ts'
 import { defaultPolicy } from '../../protocol/evidence/index.ts'
-import { developmentRoots } from '../../protocol/evidence/roots.development.ts'
+import { readDevelopmentRoots } from '../../protocol/evidence/roots.development.ts'
 import { TensorError } from '../../protocol/oip.ts'
 import { eventually, fund, list, openMarketplace } from '../e2e/marketplace.ts'
 
@@ -220,7 +220,7 @@ describe('assay proxy, on a real marketplace', () => {
       expect(headers.get('assay-verdict')).toMatch(/^verified; tee=tdx; root=development;/)
       const bundle = bundles.get(headers.get('assay-bundle')!)!
       const { verdict } = await verifyBundle(bundle, {
-        roots: [developmentRoots({ chainId: bundle.chainId, intel: fromBase64(development) })],
+        roots: [readDevelopmentRoots(bundle.chainId, development)],
         policy: defaultPolicy,
       })
       expect(verdict).toBe('verified')

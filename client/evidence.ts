@@ -1,4 +1,4 @@
-import { EncodingError, fromBase64, fromHex, fromUtf8, type Hex } from '../protocol/bytes.ts'
+import { EncodingError, fromBase64, fromHex, fromUtf8, type Hex, LittleReader } from '../protocol/bytes.ts'
 import { type LoggedEvent, readCcel, readDstackLog } from '../protocol/evidence/eventLog.ts'
 import {
   type Collateral,
@@ -7,7 +7,7 @@ import {
   type EvidenceOf,
   evidenceFromJson,
 } from '../protocol/evidence/index.ts'
-import { parseStrictJson } from '../protocol/evidence/json.ts'
+import { parseStrictJson, parseStrictList } from '../protocol/evidence/json.ts'
 import { unframeNitroDocument } from '../protocol/evidence/nitro.ts'
 import { rimTableFromJson, type SignedRimTable } from '../protocol/evidence/rim.ts'
 import { snpReportLength } from '../protocol/evidence/snpReport.ts'
@@ -79,7 +79,7 @@ function gpuFromTool(list: unknown): Evidence {
     throw new EncodingError(
       `The file holds evidence of ${Array.isArray(list) ? list.length : 0} GPUs: keep each in a file of its own.`,
     )
-  const { arch, evidence, certificate } = list[0] as Record<string, string>
+  const [{ arch, evidence, certificate }] = list as [Record<string, string>]
   return {
     format: 'gpu',
     arch: String(arch),
@@ -105,6 +105,22 @@ function fromJson(json: Json): EvidenceFiles {
     return { evidence: evidenceFromJson(json.evidence), collateral, now: at }
   }
   return { evidence: evidenceFromJson(json), collateral: null, now }
+}
+
+/** Reads SCALE's compact integer, of up to four bytes: the two low bits tell the width. */
+function compact(reader: LittleReader): number {
+  const first = reader.number(1)
+  const mode = first & 3
+  if (mode === 3) throw new EncodingError('A length in the frame is larger than any evidence.')
+  return (first + (mode === 0 ? 0 : reader.number(mode === 1 ? 1 : 3) * 256)) >>> 2
+}
+
+/** Cuts an SNP report out of the frame dstack keeps attestations in (SCALE: version 0, kind 3, the report, its certificates), with the certificates there are; null where there is no such frame. */
+function unframeDstackSnp(bytes: Uint8Array): { report: Uint8Array; certificates: Uint8Array[] } | null {
+  if (bytes[0] !== 0 || bytes[1] !== 3 || bytes[2] !== 0x81 || bytes[3] !== 0x12) return null
+  const reader = new LittleReader(bytes.subarray(2), 'The frame')
+  const report = reader.take(compact(reader))
+  return { report, certificates: Array.from({ length: compact(reader) }, () => reader.take(compact(reader))) }
 }
 
 function fromBytes(bytes: Uint8Array): Evidence {
@@ -189,22 +205,31 @@ export async function readEvidenceFiles(
   now: number | null,
 ): Promise<EvidenceFiles> {
   const content = asText(file)
+  let files = collateralFiles
+  const framed = (bytes: Uint8Array): EvidenceFiles => {
+    const snp = unframeDstackSnp(bytes)
+    if (!snp) return { evidence: fromBytes(bytes), collateral: null, now: null }
+    files = [...snp.certificates, ...collateralFiles]
+    return { evidence: { format: 'snp', report: snp.report }, collateral: null, now: null }
+  }
   const read = (): EvidenceFiles => {
-    if (content?.trimStart().startsWith('{')) return fromJson(parseStrictJson(content) as Json)
-    const decoded = content === null ? null : textBytes(content)
-    return { evidence: fromBytes(decoded ?? file), collateral: null, now: null }
+    const first = content?.trimStart()[0]
+    if (first === '[') return { evidence: gpuFromTool(parseStrictList(content!)), collateral: null, now: null }
+    if (first !== '{') return framed((content === null ? null : textBytes(content)) ?? file)
+    const json = parseStrictJson(content!) as Json
+    return typeof json.attestation === 'string' ? framed(fromHex(json.attestation)) : fromJson(json)
   }
   const found = read()
   const { evidence } = found
   if (evidence.format === 'tdx' && content?.includes('"event_log"')) found.eventLog = await readEventLog(file)
   if (evidence.format === 'gpu') {
     const at = now ?? found.now ?? Math.floor(Date.now() / 1000)
-    return { ...found, ...(await gpuCollateral(evidence, collateralFiles, at)) }
+    return { ...found, ...(await gpuCollateral(evidence, files, at)) }
   }
-  if (collateralFiles.length === 0) return found
+  if (files.length === 0) return found
   if (evidence.format === 'nitro')
     throw new EncodingError('A Nitro document brings its own certificates and takes no collateral.')
-  if (evidence.format === 'snp') return { ...found, collateral: snpCollateral(collateralFiles) }
-  if (collateralFiles.length > 1) throw new EncodingError('A TDX quote takes one file of collateral.')
-  return { ...found, collateral: tdxCollateral(parseStrictJson(asText(collateralFiles[0]!) ?? '')) }
+  if (evidence.format === 'snp') return { ...found, collateral: snpCollateral(files) }
+  if (files.length > 1) throw new EncodingError('A TDX quote takes one file of collateral.')
+  return { ...found, collateral: tdxCollateral(parseStrictJson(asText(files[0]!) ?? '')) }
 }

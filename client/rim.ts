@@ -184,6 +184,8 @@ export async function verifyRim(
     const meta = only(document, swid, 'Meta')
     const version = meta.getAttribute('colloquialVersion') ?? ''
     const product = meta.getAttribute('product') ?? ''
+    if (meta.getAttribute('edition') !== 'GPU')
+      throw new EncodingError(`The RIM is for a ${meta.getAttribute('edition') ?? 'nameless part'}, not for a GPU.`)
     const kind = /^[0-9A-F]{2}(\.[0-9A-F]{2}){4}$/i.test(version) ? 'vbios' : 'driver'
     return {
       signer: chain[0]!.commonName,
@@ -192,6 +194,7 @@ export async function verifyRim(
         id: `${product} ${kind} ${version}`,
         kind,
         version,
+        chip: product,
         measurements: readMeasurements(document),
         signerNotAfter: Math.min(...chain.map(({ notAfter }) => notAfter)),
         verifiedAt: now,

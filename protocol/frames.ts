@@ -283,6 +283,13 @@ export function decodeFrame(bytes: Uint8Array): Frame {
   }
 }
 
+/** Reads the ticket of a job frame, or gives null for another frame; the rest of the frame may be malformed. */
+export function ticketOf(frame: Uint8Array): number | null {
+  const type = frame[0]
+  const ofJob = type === frameType.jobRequest || type === frameType.jobAnswer || type === frameType.jobRefusal
+  return ofJob && frame.length >= 5 ? new DataView(frame.buffer, frame.byteOffset, frame.byteLength).getUint32(1) : null
+}
+
 /** Changes the ticket of a job frame in place, so that a mailbox relays a body without rebuilding it. */
 export function setTicket(frame: Uint8Array, ticket: number): void {
   new DataView(frame.buffer, frame.byteOffset, frame.byteLength).setUint32(1, ticket)

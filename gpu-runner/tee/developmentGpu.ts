@@ -30,6 +30,8 @@ export const gpuFaults = [
   'measurement_mismatch',
   'measurement_missing',
   'other_driver',
+  'other_model',
+  'other_board',
   'rim_by_stranger',
   'rim_changed',
   'rim_expired',
@@ -115,8 +117,12 @@ export async function createDevelopmentGpu({
     id: `development GH100 ${kind} ${version}`,
     kind,
     version,
+    chip: has('other_model') ? 'GB100' : 'GH100',
     measurements: Object.fromEntries(
-      Array.from({ length: to - from }, (_, offset) => [String(from + offset), [toHex(value(from + offset))]]),
+      Array.from({ length: to - from }, (_, offset) => [
+        String(from + offset),
+        [toHex(value(from + offset + (kind === 'vbios' && has('other_board') ? 100 : 0)))],
+      ]),
     ),
     signerNotAfter: now() + (has('rim_expired') ? -day : 365 * day),
     verifiedAt: now() - 2 * day,

@@ -110,7 +110,7 @@ function checkMode({ opaque }: SpdmMeasurements): string {
   return mode
 }
 
-type Identity = { ueid: Hex; driver: string; vbios: string; driverRim: string; vbiosRim: string }
+type Identity = { ueid: Hex; chip: string; driver: string; vbios: string; driverRim: string; vbiosRim: string }
 
 /** Names what a GPU runs, and the references that describe it (NVIDIA RIM service, identifiers). */
 export function gpuIdentity(leaf: Certificate, { opaque }: SpdmMeasurements): Identity {
@@ -121,6 +121,7 @@ export function gpuIdentity(leaf: Certificate, { opaque }: SpdmMeasurements): Id
   const board = [opaqueField.project, opaqueField.projectSku, opaqueField.chipSku].map(part).join('_')
   return {
     ueid: leaf.serial,
+    chip,
     driver,
     vbios,
     driverRim: chip === 'GH100' ? `NV_GPU_DRIVER_GH100_${driver}` : `NV_GPU_CC_DRIVER_${chip}_${driver}`,
@@ -138,26 +139,42 @@ async function refuseTable(signed: SignedRimTable, { roots, policy, now }: Evide
   return null
 }
 
-/** Finds the table for what a GPU runs, among tables for any number of versions. Null where there is none of this kind at all; throws Refused where there are and none will do. */
-async function findTable(
+/** Finds the tables for what a GPU runs, among tables for any number of versions and chips: boards of one video BIOS version have one each. None where there is none of this kind at all; throws Refused where there are and none will do. */
+async function findTables(
   collateral: GpuCollateral,
   kind: RimTable['kind'],
-  version: string,
+  { chip, [kind]: version }: Identity,
   context: EvidenceContext,
-): Promise<RimTable | null> {
+): Promise<RimTable[]> {
   let why: Refused | null = null
+  const found: RimTable[] = []
   for (const signed of collateral.rims.filter(({ table }) => table.kind === kind)) {
     const { table } = signed
-    if (table.version.toUpperCase() !== version.toUpperCase()) {
-      why ??= new Refused('rim_mismatch', `Table ${table.id} is for ${kind} ${table.version}, the GPU runs ${version}.`)
+    if (table.chip !== chip || table.version.toUpperCase() !== version.toUpperCase()) {
+      why ??= new Refused(
+        'rim_mismatch',
+        `Table ${table.id} is for ${kind} ${table.version} of a ${table.chip}; the GPU is a ${chip} and runs ${version}.`,
+      )
       continue
     }
     const refused = await refuseTable(signed, context)
-    if (!refused) return table
-    why = refused
+    if (refused) why = refused
+    else found.push(table)
   }
-  if (why) throw why
-  return null
+  if (found.length === 0 && why) throw why
+  return found
+}
+
+/** Compares a GPU's measurements with one driver's and one video BIOS's references. Gives how many were compared; throws Refused. */
+function compareWithPair(spdm: SpdmMeasurements, driver: RimTable, vbios: RimTable): number {
+  // A video decoder that is switched off need not measure what the reference says.
+  const excused = new Set(spdm.opaque.get(opaqueField.nvdec0)?.[0] === 0x55 ? [nvdec0Index] : [])
+  const { compared, differing, contested } = compareWithRims(spdm.blocks, [driver, vbios], excused)
+  require(contested.length === 0, 'rim_invalid', `Both tables claim measurement ${contested.join(', ')}.`)
+  require(compared > 0, 'rim_invalid', 'The tables have no active measurement.')
+  require(differing.length ===
+    0, 'rim_mismatch', `${differing.length} of ${compared} measurements differ from NVIDIA's: ${differing.join(', ')}.`)
+  return compared
 }
 
 async function checkMeasurements(
@@ -166,17 +183,19 @@ async function checkMeasurements(
   collateral: GpuCollateral,
   context: EvidenceContext,
 ): Promise<{ compared: number; until: number } | null> {
-  const driver = await findTable(collateral, 'driver', identity.driver, context)
-  const vbios = await findTable(collateral, 'vbios', identity.vbios, context)
-  if (!driver || !vbios) return null
-  // A video decoder that is switched off need not measure what the reference says.
-  const excused = new Set(spdm.opaque.get(opaqueField.nvdec0)?.[0] === 0x55 ? [nvdec0Index] : [])
-  const { compared, differing, contested } = compareWithRims(spdm.blocks, [driver, vbios], excused)
-  require(contested.length === 0, 'rim_invalid', `Both tables claim measurement ${contested.join(', ')}.`)
-  require(compared > 0, 'rim_invalid', 'The tables have no active measurement.')
-  require(differing.length ===
-    0, 'rim_mismatch', `${differing.length} of ${compared} measurements differ from NVIDIA's: ${differing.join(', ')}.`)
-  return { compared, until: Math.min(driver.signerNotAfter, vbios.signerNotAfter) }
+  const drivers = await findTables(collateral, 'driver', identity, context)
+  const bioses = await findTables(collateral, 'vbios', identity, context)
+  let why: unknown = null
+  for (const driver of drivers)
+    for (const vbios of bioses)
+      try {
+        const compared = compareWithPair(spdm, driver, vbios)
+        return { compared, until: Math.min(driver.signerNotAfter, vbios.signerNotAfter) }
+      } catch (error) {
+        why ??= error
+      }
+  if (why) throw why
+  return null
 }
 
 async function verify(

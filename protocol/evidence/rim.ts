@@ -8,6 +8,8 @@ export type RimTable = {
   id: string
   kind: 'driver' | 'vbios'
   version: string
+  /** The chip it is for, as certificates name it: GH100, GB100. */
+  chip: string
   /** SHA-384 values as hexadecimal, by index from 0 to 63. */
   measurements: Readonly<Record<string, readonly Hex[]>>
   /** Earliest end of a certificate the reference stands on. */
@@ -34,13 +36,12 @@ export function rimTableFromJson(json: unknown): SignedRimTable {
   const { table, signer, signature } = (json ?? {}) as Record<string, unknown>
   if (typeof signer !== 'string' || !/^0x04[0-9a-f]{128}$/.test(signer)) fail('signer is not an uncompressed P-256 key')
   if (typeof signature !== 'string' || !/^0x[0-9a-f]{128}$/.test(signature)) fail('signature is not 64 bytes')
-  const { format, id, kind, version, measurements, signerNotAfter, verifiedAt, ...rest } = (table ?? {}) as Record<
-    string,
-    unknown
-  >
+  const { format, id, kind, version, chip, measurements, signerNotAfter, verifiedAt, ...rest } = (table ??
+    {}) as Record<string, unknown>
   if (format !== 'assay-rim-1') fail('its format is not assay-rim-1')
   if (Object.keys(rest).length > 0) fail(`unknown field ${Object.keys(rest)[0]}`)
-  if (typeof id !== 'string' || typeof version !== 'string') fail('id and version are texts')
+  if (typeof id !== 'string' || typeof version !== 'string' || typeof chip !== 'string')
+    fail('id, version and chip are texts')
   if (kind !== 'driver' && kind !== 'vbios') fail('kind is driver or vbios')
   if (!Number.isSafeInteger(signerNotAfter) || !Number.isSafeInteger(verifiedAt)) fail('times are whole seconds')
   if (typeof measurements !== 'object' || measurements === null) fail('measurements are missing')

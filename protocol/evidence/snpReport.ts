@@ -96,7 +96,7 @@ export function readSnpTcb(product: AmdProduct, bytes: Uint8Array): SnpTcb {
     : { fmc: 0, bootloader: at(0), tee: at(1), snp: at(6), microcode: at(7) }
 }
 
-/** Computes the digest that names an SNP workload: everything measured or set at launch that an operator could vary. */
+/** Computes the digest that names an SNP workload, everything measured or set at launch that an operator could vary: SHA-256 of `ASY1wsnp` ‖ MEASUREMENT (48) ‖ HOST_DATA (32) ‖ POLICY (8, as in the report) ‖ ID_KEY_DIGEST (48) ‖ AUTHOR_KEY_DIGEST (48). */
 export function snpWorkload(report: SnpReport): Hex {
   const policy = report.signed.subarray(8, 16)
   const { measurement, hostData, idKeyDigest, authorKeyDigest } = report

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { rimTableFromJson, verifyRimTable } from '../../protocol/evidence/rim.ts'
 
@@ -13,7 +13,7 @@ afterAll(() => rmSync(folder, { recursive: true }))
 
 function assay(evidence: string, collateral: string[], now?: number, ...more: string[]) {
   const words = [
-    join(vectors, evidence),
+    resolve(vectors, evidence),
     ...collateral.flatMap((path) => ['--collateral', join(vectors, path)]),
     ...(now === undefined ? [] : ['--now', String(now)]),
     '--json',
@@ -121,6 +121,13 @@ describe.skipIf(!present)('assay evidence verify on SNP reports of real machines
       'verified',
     ],
     [
+      "Milan v3 in dstack's frame, which brings its chip's certificate and authority",
+      'snp/dstack/sev-snp-attestation.json',
+      ['snp/amd-roots/milan/ark.der'],
+      at('2026-11-21'),
+      'verified',
+    ],
+    [
       "a report with another machine's VCEK",
       'snp/microsoft/genoa_attestation_report.bin',
       ['snp/lunal/live-vcek-genoa.der', ...roots('genoa')],
@@ -162,6 +169,14 @@ describe.skipIf(!present)('assay evidence verify on SNP reports of real machines
       policy,
     )
     expect(milan.reason).toBe('platform_denied')
+  })
+
+  test('refusal: a frame that brings no certificates says which are missing, and one cut off is no evidence', () => {
+    const { status, result } = assay('snp/dstack/sev_snp_attestation.bin', [])
+    expect([status, result.verdict]).toEqual([2, 'unknown'])
+    const cut = join(folder, 'cut.bin')
+    writeFileSync(cut, readFileSync(join(vectors, 'snp/dstack/sev_snp_attestation.bin')).subarray(0, 700))
+    expect(assay(cut, []).result.error.message).toContain('The frame ends at')
   })
 
   test('refusal: a report without the certificates it takes', () => {
@@ -303,6 +318,30 @@ describe.skipIf(!present)('assay evidence verify on GPUs', () => {
       'untrusted_root',
     ],
     ['H200-class of driver 580', `${sdk}/hopperAttestationReport.txt`, [`${sdk}/hopperCertChain.txt`], june, 'unknown'],
+    [
+      "H100 of driver 590 in protected PCIe mode, as the tool's list keeps it",
+      `${sdk}/evidence_hopper_590_12.json`,
+      [],
+      june,
+      'refuted',
+      'gpu_mode',
+    ],
+    [
+      'references for a switch',
+      `${sdk}/hopperAttestationReport.txt`,
+      [`${sdk}/hopperCertChain.txt`, `${sdk}/switchVBIOSRim_NV_SWITCH_BIOS_5612_0002_890_9610550001.xml`],
+      at('2026-11-21'),
+      'refuted',
+      'rim_invalid',
+    ],
+    [
+      'references for an older driver, sound by themselves',
+      `${sdk}/hopperAttestationReport.txt`,
+      [`${sdk}/hopperCertChain.txt`, `${sdk}/NV_GPU_DRIVER_GH100_550.144.03.xml`],
+      at('2025-01-01'),
+      'refuted',
+      'rim_mismatch',
+    ],
     ['Blackwell', `${gpu}/blackwellAttestationReport.txt`, [`${gpu}/blackwellCertChain.txt`], june, 'unknown'],
   ]
   test.each(cases)('%s', (_, evidence, collateral, now, verdict, reason) => {

@@ -77,6 +77,8 @@ describe('verifyEvidence on development GPUs', () => {
     measurement_mismatch: 'rim_mismatch',
     measurement_missing: 'rim_mismatch',
     other_driver: 'rim_mismatch',
+    other_model: 'rim_mismatch',
+    other_board: 'rim_mismatch',
     rim_by_stranger: 'rim_invalid',
     rim_changed: 'rim_invalid',
     rim_expired: 'rim_invalid',
@@ -117,6 +119,9 @@ describe('verifyEvidence on development GPUs', () => {
     const others = [
       ...(await machine(['other_driver'])).collateral().rims,
       ...(await machine(['rim_by_stranger'])).collateral().rims,
+      ...(await machine(['other_model'])).collateral().rims,
+      // Another board of the same video BIOS version has a table of its own, with other values.
+      ...(await machine(['other_board'])).collateral().rims.filter(({ table }) => table.kind === 'vbios'),
     ]
     for (const list of [[...others, ...rims], [...rims, ...others], [...rims, ...others].reverse()]) {
       const verdict = await verifyEvidence(

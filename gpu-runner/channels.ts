@@ -1,30 +1,63 @@
 import { equalBytes, type Hex, toHex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
-import type { Envelope } from '../protocol/envelope.ts'
-import type { RefusalReason } from '../protocol/frames.ts'
+import type { JobAnswer, RefusalReason } from '../protocol/frames.ts'
 import type { Listing } from '../protocol/listing.ts'
 import { channelOf, type Terms } from '../protocol/terms.ts'
+import type { NativeEnvelope } from './nativeEnvelope.ts'
 
 /** Refuses a job before it runs, with what the buyer should know. */
 export type JobRefused = { refused: RefusalReason; detail: string }
 
+/** Tells how a job ended for its buyer: an answer with a receipt, or a refusal. */
+export type Finished = { answer: Omit<JobAnswer, 'ticket'> } | { refusal: { reason: RefusalReason; detail: string } }
+
 /** Holds what a runner knows of one channel. Amounts in the token's smallest unit. */
 export type Channel = {
   id: Uint8Array
+  hex: Hex
   terms: Terms
   voucher: { cumulative: bigint; signature: Uint8Array } | null
-  /** Sum of the prices of jobs that finished well. */
+  /** Sum of the prices of jobs that finished well and are on disk. */
   cumulative: bigint
   /** Sum of the prices of jobs accepted and not yet finished. */
   reserved: bigint
   highestJob: bigint
-  /** Sealed-body digests of jobs being run. */
-  running: Map<bigint, Uint8Array>
-  contexts: Map<Hex, Envelope>
+  /** Jobs being run, with the digests of their sealed bodies. */
+  running: Map<bigint, { bodyHash: Uint8Array; finished: Promise<Finished> }>
+  /** Digests of the sealed bodies of jobs that ended, as far back as a new job may lie. */
+  ended: Map<bigint, Uint8Array>
+  /** Sealing contexts by their id, or on their way. */
+  contexts: Map<string, NativeEnvelope | Promise<NativeEnvelope>>
+}
+
+/** Makes a channel that has done nothing. */
+export function newChannel(id: Uint8Array, terms: Terms): Channel {
+  return {
+    id: id.slice(),
+    hex: toHex(id),
+    terms,
+    voucher: null,
+    cumulative: 0n,
+    reserved: 0n,
+    highestJob: 0n,
+    running: new Map(),
+    ended: new Map(),
+    contexts: new Map(),
+  }
 }
 
 /** How far below the highest job number seen a new one may lie, so that parallel requests can arrive in any order. */
 export const jobWindow = 1_024n
+
+/** Tells whether a job number lies too far below the highest seen to begin. */
+export const isTooOld = (channel: Channel, job: bigint) => job + jobWindow <= channel.highestJob
+
+/** Remembers that a job ended, and forgets those too old to begin again: the journal still knows them. */
+export function noteEnded(channel: Channel, job: bigint, bodyHash: Uint8Array): void {
+  channel.ended.set(job, bodyHash)
+  if (channel.ended.size <= 2 * Number(jobWindow)) return
+  for (const ended of channel.ended.keys()) if (isTooOld(channel, ended)) channel.ended.delete(ended)
+}
 
 const refuse = (refused: RefusalReason, detail: string): JobRefused => ({ refused, detail })
 
@@ -68,8 +101,8 @@ export function checkJob(
   const conflict = () => refuse('job_conflict', `Job ${job} was used with another body; take a new number.`)
   if (known) return equalBytes(known, bodyHash) ? 'replay' : conflict()
   const running = channel.running.get(job)
-  if (running) return equalBytes(running, bodyHash) ? 'join' : conflict()
-  if (job + jobWindow <= channel.highestJob)
+  if (running) return equalBytes(running.bodyHash, bodyHash) ? 'join' : conflict()
+  if (isTooOld(channel, job))
     return refuse('job_too_old', `Job ${job} is ${jobWindow} or more below ${channel.highestJob}.`)
   if (channel.terms.expiresAt < BigInt(now) + 60n)
     return refuse('expired_terms', `The terms expire at ${channel.terms.expiresAt}; open a new channel.`)

@@ -12,6 +12,7 @@ import {
   type JobRequest,
   joinFrames,
   splitFrames,
+  ticketOf,
 } from '../protocol/frames.ts'
 import type { Log } from './log.ts'
 
@@ -21,7 +22,8 @@ export type LinkDeps = {
   authorization: () => Promise<object>
   hello: () => { models: string[]; capacity: number }
   load: () => { queued: number; capacity: number }
-  handle: (request: JobRequest) => Promise<JobAnswer | JobRefusal>
+  /** Takes the jobs of one message and gives each result to `reply`; must not throw. */
+  handle: (requests: JobRequest[], reply: (result: JobAnswer | JobRefusal) => void) => void
   log: Log
   random: () => number
 }
@@ -32,26 +34,7 @@ export type Link = { connected(): boolean; sayHello(): void; close(): void }
 /** Opens a link and keeps reopening it, a little later each time and never in step with others. */
 export function openLink(deps: LinkDeps): Link {
   const stopping = new AbortController()
-  let socket: WebSocket | null = null
-  let outbox: Uint8Array[] = []
-
-  const flush = () => {
-    if (outbox.length === 0) return
-    const message = joinFrames(outbox)
-    outbox = []
-    // An answer whose socket is gone stays in the journal; the buyer's retry fetches it.
-    if (socket?.readyState === WebSocket.OPEN) socket.send(message)
-  }
-  const queue = (frame: Uint8Array) => {
-    if (outbox.push(frame) === 1) setImmediate(flush)
-  }
-  const receive = async (frame: Uint8Array) => {
-    const decoded = decodeFrame(frame)
-    if (decoded.type !== 'jobRequest') return
-    const result = await deps.handle(decoded)
-    queue('receipt' in result ? encodeJobAnswer(result) : encodeJobRefusal(result))
-    queue(encodeLoad(deps.load()))
-  }
+  let current: { socket: WebSocket; outbox: Outbox } | null = null
 
   const connect = async () => {
     const authorization = `Assay ${toBase64(utf8(JSON.stringify(await deps.authorization())))}`
@@ -61,7 +44,8 @@ export function openLink(deps: LinkDeps): Link {
         maxPayload: 64 * 1024 * 1024,
         perMessageDeflate: false,
       })
-      socket = own
+      const outbox = openOutbox(own, () => encodeLoad(deps.load()))
+      current = { socket: own, outbox }
       // A connection that died without a word is noticed by its silence.
       let alive = true
       const beat = setInterval(() => {
@@ -77,14 +61,15 @@ export function openLink(deps: LinkDeps): Link {
         own.send(joinFrames([encodeHello(deps.hello())]))
       })
       own.on('message', (data: Buffer) => {
-        let frames: Uint8Array[] = []
-        try {
-          frames = splitFrames(new Uint8Array(data))
-        } catch {
-          deps.log('link_malformed_message', { bytes: data.length })
-        }
-        for (const frame of frames)
-          receive(frame).catch(() => deps.log('link_malformed_frame', { bytes: frame.length }))
+        const requests = readRequests(data, {
+          refuse: (refusal) => outbox.push(encodeJobRefusal(refusal)),
+          log: deps.log,
+        })
+        // Results go out on the socket their request came in on, or not at all: on another its ticket may stand for another job. A job unanswered is sent again and answered from the journal.
+        if (requests.length > 0)
+          deps.handle(requests, (result) =>
+            outbox.push('receipt' in result ? encodeJobAnswer(result) : encodeJobRefusal(result)),
+          )
       })
       own.on('unexpected-response', (_, response) => {
         deps.log('link_refused', { status: response.statusCode ?? 0 })
@@ -109,14 +94,58 @@ export function openLink(deps: LinkDeps): Link {
   })()
 
   return {
-    connected: () => socket?.readyState === WebSocket.OPEN,
+    connected: () => current?.socket.readyState === WebSocket.OPEN,
     sayHello() {
-      if (socket?.readyState === WebSocket.OPEN) queue(encodeHello(deps.hello()))
+      if (current?.socket.readyState === WebSocket.OPEN) current.outbox.push(encodeHello(deps.hello()))
     },
     close() {
-      flush()
+      current?.outbox.flush()
       stopping.abort()
-      socket?.close()
+      current?.socket.close()
     },
   }
+}
+
+type Outbox = { push(frame: Uint8Array): void; flush(): void }
+
+/** Collects what one turn of the loop has to say into one message, with a report of the load behind it. */
+function openOutbox(socket: WebSocket, load: () => Uint8Array): Outbox {
+  let frames: Uint8Array[] = []
+  const flush = () => {
+    const ready = frames
+    frames = []
+    if (ready.length > 0 && socket.readyState === WebSocket.OPEN) socket.send(joinFrames([...ready, load()]))
+  }
+  return {
+    push(frame) {
+      if (frames.push(frame) === 1) setImmediate(flush)
+    },
+    flush,
+  }
+}
+
+/** Reads the job requests of a message. A frame that cannot be read is refused if it can still be told whose it is. */
+function readRequests(
+  data: Buffer,
+  { refuse, log }: { refuse: (refusal: JobRefusal) => void; log: Log },
+): JobRequest[] {
+  let frames: Uint8Array[] = []
+  try {
+    frames = splitFrames(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+  } catch {
+    log('link_malformed_message', { bytes: data.length })
+  }
+  const requests: JobRequest[] = []
+  for (const frame of frames) {
+    try {
+      const decoded = decodeFrame(frame)
+      if (decoded.type === 'jobRequest') requests.push(decoded)
+    } catch (error) {
+      log('link_malformed_frame', { bytes: frame.length })
+      const ticket = ticketOf(frame)
+      const detail = error instanceof Error ? error.message : 'The frame cannot be read.'
+      if (ticket !== null) refuse({ ticket, reason: 'bad_frame', detail })
+    }
+  }
+  return requests
 }

@@ -19,8 +19,9 @@ import { probeModel } from './engine/probe.ts'
 import { openJournal } from './journal.ts'
 import { type Link, openLink } from './link.ts'
 import { createLog } from './log.ts'
+import { answerOf } from './recorder.ts'
 import { registerRunner } from './register.ts'
-import { answerOf, JobService } from './service.ts'
+import { envelopeOpener, JobService } from './service.ts'
 import { Settler } from './settler.ts'
 import { createRunnerSigner } from './signer.ts'
 import { configfsTsm } from './tee/configfsTsm.ts'
@@ -103,7 +104,7 @@ const service = new JobService({
   domain,
   feeBps: network.feeBps,
   signer,
-  hpke,
+  openEnvelope: envelopeOpener(hpke),
   journal,
   chain,
   log,
@@ -242,14 +243,14 @@ links.push(
     },
     hello: () => ({ models: service.models, capacity: config.ASSAY_CAPACITY }),
     load: () => ({ queued: service.inFlight, capacity: config.ASSAY_CAPACITY }),
-    handle: (request) => service.handle(request),
+    handle: (requests, reply) => service.handleAll(requests, reply),
     log,
     random: Math.random,
   }),
 )
 
 /** Answers for a runner whose keys died with its process: what the journal holds was promised and is given; the rest is lost and free. */
-async function answerForPredecessor(request: JobRequest): Promise<JobAnswer | JobRefusal> {
+function answerForPredecessor(request: JobRequest): JobAnswer | JobRefusal {
   const entry = journal.find(request.channel, request.job)
   if (!entry)
     return {
@@ -282,7 +283,9 @@ for (const predecessor of predecessors) {
       },
       hello: () => ({ models: [], capacity: config.ASSAY_CAPACITY }),
       load: () => ({ queued: 0, capacity: config.ASSAY_CAPACITY }),
-      handle: answerForPredecessor,
+      handle: (requests, reply) => {
+        for (const request of requests) reply(answerForPredecessor(request))
+      },
       log,
       random: Math.random,
     }),

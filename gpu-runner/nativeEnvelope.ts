@@ -13,6 +13,9 @@ export type NativeEnvelope = {
 
 const tagLength = 16
 
+// A Buffer's slice() shares memory where a Uint8Array's copies, so none leaves here.
+const plain = ({ buffer, byteOffset, length }: Buffer) => new Uint8Array(buffer, byteOffset, length)
+
 /** Makes the envelope of a channel on Node's own cipher: WebCrypto hands each body to another thread, which costs ten times the sealing of a small one. */
 export function createNativeEnvelope(channel: Uint8Array, keys: EnvelopeKeys): NativeEnvelope {
   const byDirection = [createSecretKey(keys.request), createSecretKey(keys.answer)] as const
@@ -38,7 +41,7 @@ export function createNativeEnvelope(channel: Uint8Array, keys: EnvelopeKeys): N
         decipher.setAuthTag(sealed.subarray(length))
         const plaintext = decipher.update(sealed.subarray(0, length))
         decipher.final()
-        return plaintext
+        return plain(plaintext)
       } catch {
         throw new EncodingError(
           'The sealed body does not open: it was changed, or sealed for another channel, job or direction.',
@@ -49,7 +52,7 @@ export function createNativeEnvelope(channel: Uint8Array, keys: EnvelopeKeys): N
       const message = new Uint8Array(40)
       message.set(channel)
       new DataView(message.buffer).setBigUint64(32, job)
-      return createHmac('sha256', saltKey).update(message).digest()
+      return plain(createHmac('sha256', saltKey).update(message).digest())
     },
   }
 }

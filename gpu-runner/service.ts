@@ -1,31 +1,26 @@
-import { batchDigest } from '../protocol/batch.ts'
-import { equalBytes, type Hex, toHex } from '../protocol/bytes.ts'
+import { equalBytes, type Hex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
-import {
-  contextId,
-  createEnvelope,
-  direction,
-  type Envelope,
-  envelopeInfo,
-  envelopeKeys,
-} from '../protocol/envelope.ts'
+import { contextId, direction, envelopeInfo, envelopeKeys } from '../protocol/envelope.ts'
 import { type Execution, executionDigest } from '../protocol/execution.ts'
 import type { JobAnswer, JobRefusal, JobRequest, RefusalReason } from '../protocol/frames.ts'
 import { sha256 } from '../protocol/hash.ts'
 import { type HpkeKeyPair, setupRecipient } from '../protocol/hpke.ts'
 import type { Listing } from '../protocol/listing.ts'
 import type { Manifest } from '../protocol/manifest.ts'
-import { merkleTree } from '../protocol/merkle.ts'
-import { checkTensors, decodeBody, encodeBody, encodeErrorBody, saltOf, TensorError } from '../protocol/oip.ts'
-import { type Detail, detailDigest, jobStatus, type Receipt, receiptLeaf } from '../protocol/receipt.ts'
-import { recoverAddress, type Signer } from '../protocol/secp256k1.ts'
+import { checkTensors, decodeBody, saltOf, TensorError } from '../protocol/oip.ts'
+import { jobStatus } from '../protocol/receipt.ts'
+import type { Signer } from '../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
-import { type Channel, checkJob, checkTerms } from './channels.ts'
+import { type Channel, checkJob, checkTerms, type Finished, isTooOld, newChannel, noteEnded } from './channels.ts'
 import { Batcher, type RunResult } from './engine/batcher.ts'
 import { RunDeadlineError } from './engine/executor.ts'
-import type { Journal, JournalEntry } from './journal.ts'
+import { Funds, type FundsReader } from './funds.ts'
+import { type Journal, JournalError } from './journal.ts'
 import type { Log } from './log.ts'
+import { createNativeEnvelope, type NativeEnvelope } from './nativeEnvelope.ts'
+import { type AcceptedJob, answerOf, type Outcome, Recorder } from './recorder.ts'
+import { createRecoverer } from './signer.ts'
 
 /** Holds a model this runner serves: what was listed, what the publisher feeds, how it is executed, and the engine's way to run it. */
 export type ServedModel = {
@@ -40,28 +35,37 @@ export type ServedModel = {
 }
 
 /** Reads the chain for what a runner must know before it works on credit. */
-export type ChainReader = {
-  /** Reads what a buyer has deposited and not asked back. */
-  depositOf(buyer: Hex): Promise<bigint>
-  settledOf(channel: Hex): Promise<bigint>
+export type ChainReader = FundsReader & {
   /** Asks a contract wallet (ERC-1271); null when the buyer has no code. */
   contractSignature(buyer: Hex, digest: Uint8Array, signature: Uint8Array): Promise<boolean | null>
   /** Tells how much a key may still spend for a buyer in a channel of a model; 0 without a mandate. `at` in unix seconds. */
   mandateLeft(asked: { buyer: Hex; key: Hex; model: Hex; channel: Hex; at: number }): Promise<bigint>
 }
 
-/** How long a deposit that was read is relied on: a withdrawal takes longer than this to leave. */
-const depositFreshMs = 60_000
-
 /** Most channels kept that nobody has vouched for. */
 const maxUnproven = 4_096
+
+/** Most sealing contexts of a channel. */
+const maxContexts = 64
+
+/** How long new jobs are refused after the journal could not be written, in milliseconds; the next one tries it. */
+const journalRestMs = 2_000
+
+/** Opens a channel's envelope from an encapsulated key. Throws EncodingError on a key that is none. */
+export type OpenEnvelope = (channel: Uint8Array, enc: Uint8Array) => Promise<NativeEnvelope>
+
+/** Makes envelopes under the runner's HPKE key: one key encapsulation for each channel and context. */
+export function envelopeOpener(hpke: HpkeKeyPair): OpenEnvelope {
+  return async (channel, enc) =>
+    createNativeEnvelope(channel, await envelopeKeys(await setupRecipient(hpke, enc, envelopeInfo(channel))))
+}
 
 /** Holds what the service needs; clock in milliseconds. */
 export type ServiceDeps = {
   domain: Domain
   feeBps: number
   signer: Signer
-  hpke: HpkeKeyPair
+  openEnvelope: OpenEnvelope
   journal: Journal
   chain: ChainReader
   log: Log
@@ -71,40 +75,38 @@ export type ServiceDeps = {
   capacity: number
 }
 
-type Finished = { answer: Omit<JobAnswer, 'ticket'> } | { refusal: Omit<JobRefusal, 'ticket'> }
-type Tag = {
-  channel: Channel
-  job: bigint
-  bodyHash: Uint8Array
-  envelope: Envelope
-  model: ServedModel
-  input: Uint8Array
-  resolve: (finished: Finished) => void
-}
-type Outcome = { tag: Tag; status: number; outputs: Tensor[]; error?: string }
-
-const refusal = (reason: RefusalReason, detail: string): Finished => ({ refusal: { reason, detail } })
+const refusal = (reason: RefusalReason, detail: string) => ({ refusal: { reason, detail } }) satisfies Finished
+const recoverAddress = createRecoverer()
+/** Bytes as a key of a map: one character a byte. */
+const keyOf = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
 
 /** Takes sealed jobs to signed answers: accept, open, run, commit, journal, sign. One instance is one attested key. */
 export class JobService {
   readonly #deps: ServiceDeps
-  readonly #models = new Map<Hex, { model: ServedModel; batcher: Batcher<Tag>; execution: Uint8Array }>()
-  readonly #channels = new Map<Hex, Channel>()
-  /** Channels nobody has vouched for yet, oldest first. */
-  readonly #unproven = new Set<Hex>()
-  readonly #waiting = new Map<string, Promise<Finished>>()
-  readonly #deposits = new Map<Hex, { amount: bigint; readAt: number }>()
+  readonly #models = new Map<Hex, { model: ServedModel; batcher: Batcher<AcceptedJob>; execution: Uint8Array }>()
+  readonly #channels = new Map<string, Channel>()
+  /** Keys of channels nobody has vouched for yet, oldest first. */
+  readonly #unproven = new Set<string>()
+  readonly #funds: Funds
+  readonly #recorder: Recorder
+  #inFlight = 0
+  #idle: (() => void)[] = []
   #draining = false
+  #journalFailedAt = Number.NEGATIVE_INFINITY
 
   constructor(deps: ServiceDeps) {
     this.#deps = deps
+    const { domain, signer, journal, chain, now } = deps
+    this.#funds = new Funds(chain, now)
+    this.#recorder = new Recorder({ domain, signer, journal, now })
   }
 
   /** Starts serving a model. */
   serve(model: ServedModel): void {
-    const batcher = new Batcher<Tag>({
+    const batcher = new Batcher<AcceptedJob>({
       run: model.run,
-      finish: (results) => this.#finish(results.map(({ tag, result }) => outcomeOf(tag, result))),
+      // Not waited for: the engine takes the next jobs while the disk takes these.
+      finish: async (results) => this.#recorder.push(results.map(({ tag, result }) => outcomeOf(tag, result))),
       batchSizes: model.batchSizes,
       fixed: model.fixed,
       parallel: this.#deps.parallel ?? 1,
@@ -120,13 +122,24 @@ export class JobService {
 
   /** Counts the jobs accepted and not yet answered. */
   get inFlight(): number {
-    return this.#waiting.size
+    return this.#inFlight
   }
 
   /** Takes no new job from now on and waits for those accepted. */
   async drain(): Promise<void> {
     this.#draining = true
-    await Promise.allSettled(this.#waiting.values())
+    if (this.#inFlight > 0) await new Promise<void>((resolve) => this.#idle.push(resolve))
+  }
+
+  /** Takes note of what the chain has paid of a channel, which frees as much of the buyer's deposit. */
+  noteSettled(channel: Hex, buyer: Hex, settled: bigint): void {
+    this.#funds.noteSettled(channel, buyer, settled)
+  }
+
+  /** Handles the requests of one message, and gives each result to `reply` when it is there; never throws. */
+  handleAll(requests: readonly JobRequest[], reply: (result: JobAnswer | JobRefusal) => void): void {
+    if (requests.length > 1) this.#takeHighestVouchers(requests)
+    for (const request of requests) void this.handle(request).then(reply)
   }
 
   /** Handles one request; never throws. */
@@ -144,113 +157,202 @@ export class JobService {
   }
 
   async #accept(request: JobRequest): Promise<Finished> {
-    const opened = await this.#open(request)
-    if ('refusal' in opened) return opened
-    const { channel } = opened
+    const channel = this.#channelOf(request)
+    if ('refusal' in channel) return channel
     const bodyHash = sha256(request.body)
-    const key = `${toHex(channel.id)}:${request.job}`
-    const decide = () => {
-      const known = this.#deps.journal.find(channel.id, request.job)
-      return {
-        known,
-        decision: checkJob(
-          channel,
-          request.job,
-          bodyHash,
-          known?.bodyHash ?? null,
-          Math.floor(this.#deps.now() / 1000),
-        ),
-      }
+    const early = this.#settledAlready(channel, request.job, bodyHash) ?? this.#refuseAll()
+    if (early) return early
+    const bad = isHigher(request, channel) ? await this.#takeVoucher(channel, request) : null
+    if (bad) return bad
+    const { buyer, price } = channel.terms
+    if (price > 0n && !this.#funds.covers(buyer, price)) await this.#funds.refresh(buyer, channel.hex)
+    const context = this.#contextOf(channel, request)
+    if ('refusal' in context) return context
+    const envelope = context.envelope instanceof Promise ? await context.envelope.catch(() => null) : context.envelope
+    if (!envelope) return refusal('bad_seal', 'The encapsulated key is not a point of X25519.')
+    // Everything above may have waited; from here to the reservation nothing does, so two copies of a job cannot both pass.
+    return this.#begin(channel, request, bodyHash, envelope)
+  }
+
+  /** Answers a job that ended or is being run, or refuses one whose number cannot be used; null for one to begin. */
+  #settledAlready(channel: Channel, job: bigint, bodyHash: Uint8Array): Finished | Promise<Finished> | null {
+    const { journal, now } = this.#deps
+    const old = isTooOld(channel, job) ? journal.find(channel.id, job) : null
+    const known = channel.ended.get(job) ?? old?.bodyHash ?? null
+    const decision = checkJob(channel, job, bodyHash, known, Math.floor(now() / 1000))
+    if (decision === 'join') return channel.running.get(job)!.finished
+    if (decision === 'replay') {
+      const entry = old ?? journal.find(channel.id, job)
+      return entry ? { answer: answerOf(entry) } : refusal('job_too_old', `The answer of job ${job} is no longer kept.`)
     }
+    // A voucher that covers the job may come with it.
+    if (decision === 'run' || decision.refused === 'insufficient_cover') return null
+    return refusal(decision.refused, decision.detail)
+  }
 
-    let { known, decision } = decide()
-    if (decision === 'replay') return { answer: answerOf(known!) }
-    if (decision === 'join') return this.#waiting.get(key)!
-    const improved = await this.#takeVoucher(channel, request)
-    if (improved) return improved
-    const unfunded = await this.#checkFunds(channel)
-    if (unfunded)
-      return unfunded
-
-      // Everything above may have waited; from here to the reservation nothing does, so two copies of a job cannot both pass.
-    ;({ known, decision } = decide())
-    if (decision === 'replay') return { answer: answerOf(known!) }
-    if (decision === 'join') return this.#waiting.get(key)!
-    if (decision !== 'run') return refusal(decision.refused, decision.detail)
-    this.#prove(channel)
+  /** Refuses any new job while there is no room, no way to record it, or no tomorrow; null otherwise. */
+  #refuseAll(): Finished | null {
+    const { now, capacity } = this.#deps
     if (this.#draining) return refusal('draining', 'The runner is shutting down; ask another.')
-    if (this.#waiting.size >= this.#deps.capacity)
-      return refusal('at_capacity', `The runner has ${this.#waiting.size} jobs in hand.`)
-    const envelope = channel.contexts.get(toHex(request.context))
-    if (!envelope)
-      return refusal('unknown_context', 'Send the opening again: this runner does not know the sealing context.')
-
-    channel.running.set(request.job, bodyHash)
-    channel.reserved += channel.terms.price
-    if (request.job > channel.highestJob) channel.highestJob = request.job
-    const promise = this.#run(request, channel, bodyHash, envelope).finally(() => {
-      channel.running.delete(request.job)
-      channel.reserved -= channel.terms.price
-      this.#waiting.delete(key)
-    })
-    this.#waiting.set(key, promise)
-    return promise
+    if (this.#inFlight >= capacity) return refusal('at_capacity', `The runner has ${this.#inFlight} jobs in hand.`)
+    if (now() - this.#journalFailedAt < journalRestMs)
+      return refusal('at_capacity', 'The runner cannot record jobs at the moment; ask another.')
+    return null
   }
 
-  async #open({
-    channel: id,
-    opening,
-    context,
-  }: JobRequest): Promise<{ channel: Channel } | { refusal: Omit<JobRefusal, 'ticket'> }> {
-    const key = toHex(id)
-    let channel = this.#channels.get(key)
-    if (!channel) {
-      if (!opening)
-        return {
-          refusal: { reason: 'unknown_context', detail: 'Send the opening: this runner does not know the channel.' },
-        }
-      const { domain, feeBps, signer, now } = this.#deps
-      const listing = this.#models.get(opening.terms.model)?.model.listing ?? null
-      const refused = checkTerms(opening.terms, id, {
-        domain,
-        runner: signer.address,
-        listing,
-        feeBps,
-        now: Math.floor(now() / 1000),
-      })
-      if (refused) return { refusal: { reason: refused.refused, detail: refused.detail } }
-      channel = {
-        id: id.slice(),
-        terms: opening.terms,
-        voucher: null,
-        cumulative: 0n,
-        reserved: 0n,
-        highestJob: 0n,
-        running: new Map(),
-        contexts: new Map(),
+  #begin(
+    channel: Channel,
+    request: JobRequest,
+    bodyHash: Uint8Array,
+    envelope: NativeEnvelope,
+  ): Finished | Promise<Finished> {
+    const { job } = request
+    const early = this.#settledAlready(channel, job, bodyHash) ?? this.#refuseAll()
+    if (early) return early
+    const { price, buyer } = channel.terms
+    const decision = checkJob(channel, job, bodyHash, null, Math.floor(this.#deps.now() / 1000))
+    if (typeof decision === 'object') return refusal(decision.refused, decision.detail)
+    if (price > 0n && !this.#funds.covers(buyer, price)) {
+      const { deposit, owed } = this.#funds.known(buyer)
+      return refusal('unfunded', `The buyer's deposit is ${deposit}; ${owed + price} is needed. Deposit more.`)
+    }
+    const served = this.#models.get(channel.terms.model)
+    if (!served) return refusal('unknown_model', 'The runner stopped serving this model.')
+    let plaintext: Uint8Array
+    try {
+      plaintext = envelope.open(job, direction.request, request.body)
+    } catch {
+      return refusal('bad_seal', 'The body was not sealed to this runner for this channel and job.')
+    }
+
+    this.#unproven.delete(keyOf(channel.id))
+    const finished = new Promise<Finished>((resolve) => {
+      const end = (result: Finished) => {
+        this.#end(channel, job, bodyHash, result)
+        resolve(result)
       }
-      this.#channels.set(key, channel)
-      this.#unproven.add(key)
-      this.#forgetUnproven()
-    }
-    if (opening && !channel.contexts.has(toHex(context))) {
-      if (!equalBytes(contextId(opening.enc), context))
-        return { refusal: { reason: 'bad_frame', detail: 'The context id is not that of the encapsulated key.' } }
-      if (channel.contexts.size >= 64)
-        return {
-          refusal: { reason: 'bad_terms', detail: 'A channel takes at most 64 sealing contexts; open another.' },
-        }
-      const hpke = await setupRecipient(this.#deps.hpke, opening.enc, envelopeInfo(channel.id))
-      channel.contexts.set(toHex(context), await createEnvelope(channel.id, await envelopeKeys(hpke)))
-    }
-    return { channel }
+      const accepted: AcceptedJob = {
+        channel,
+        job,
+        bodyHash,
+        envelope,
+        input: noCommitment,
+        execution: served.execution,
+        done: (answer) => end({ answer }),
+        failed: (error) => {
+          this.#deps.log('job_failed', { message: error.message })
+          if (error instanceof JournalError) this.#journalFailedAt = this.#deps.now()
+          end(refusal('job_lost', 'The runner could not record the job; nothing was charged.'))
+        },
+      }
+      this.#reserve(channel, job)
+      // The promise is not yet there for copies of the job to join, and nothing runs before it is.
+      queueMicrotask(() => this.#run(served, accepted, plaintext, request.deadlineMs))
+    })
+    channel.running.set(job, { bodyHash, finished })
+    return finished
   }
 
-  /** Writes a channel down once a voucher covers a job of it: a stranger's openings never reach the disk. */
-  #prove(channel: Channel): void {
-    if (!this.#unproven.has(toHex(channel.id)) || !channel.voucher) return
-    this.#deps.journal.saveChannel(channel.id, { terms: channel.terms, voucher: channel.voucher })
-    this.#unproven.delete(toHex(channel.id))
+  #reserve(channel: Channel, job: bigint): void {
+    const { buyer, price } = channel.terms
+    this.#inFlight++
+    channel.reserved += price
+    this.#funds.earn(channel.hex, buyer, price)
+    if (job > channel.highestJob) channel.highestJob = job
+  }
+
+  #end(channel: Channel, job: bigint, bodyHash: Uint8Array, result: Finished): void {
+    const { buyer, price } = channel.terms
+    const charged = 'answer' in result ? result.answer.detail.price : 0n
+    this.#inFlight--
+    channel.reserved -= price
+    channel.running.delete(job)
+    if (charged !== price) this.#funds.earn(channel.hex, buyer, charged - price)
+    if ('answer' in result) noteEnded(channel, job, bodyHash)
+    if (this.#inFlight === 0) for (const resolve of this.#idle.splice(0)) resolve()
+  }
+
+  #run(
+    { model, batcher }: { model: ServedModel; batcher: Batcher<AcceptedJob> },
+    job: AcceptedJob,
+    plaintext: Uint8Array,
+    deadlineMs: number,
+  ): void {
+    try {
+      const body = decodeBody('inputs', plaintext)
+      if (body.error !== undefined) throw new TensorError('A request carries tensors, not an error.')
+      const feeds = model.fixed.length > 0 ? [...body.tensors, ...model.fixed] : body.tensors
+      job.input = tensorCommitment(saltOf(body), feeds)
+      checkTensors(body.tensors, model.manifest.inputs)
+      batcher.push({ tag: job, feeds: body.tensors, deadline: this.#deps.now() + deadlineMs })
+    } catch (error) {
+      const message = error instanceof Error ? error.message : 'The request cannot be read.'
+      this.#recorder.push([{ job, status: jobStatus.badInput, outputs: [], error: message }])
+    }
+  }
+
+  /** Finds a request's channel, or takes up a new one from its opening. */
+  #channelOf({ channel: id, opening }: JobRequest): Channel | ReturnType<typeof refusal> {
+    const key = keyOf(id)
+    const known = this.#channels.get(key)
+    if (known) return known
+    if (!opening) return refusal('unknown_context', 'Send the opening: this runner does not know the channel.')
+    const { domain, feeBps, signer, now } = this.#deps
+    const listing = this.#models.get(opening.terms.model)?.model.listing ?? null
+    const refused = checkTerms(opening.terms, id, {
+      domain,
+      runner: signer.address,
+      listing,
+      feeBps,
+      now: Math.floor(now() / 1000),
+    })
+    if (refused) return refusal(refused.refused, refused.detail)
+    const channel = newChannel(id, opening.terms)
+    this.#channels.set(key, channel)
+    this.#unproven.add(key)
+    this.#forgetUnproven()
+    return channel
+  }
+
+  /** Finds a request's sealing context, or takes up a new one from its opening. */
+  #contextOf(
+    channel: Channel,
+    request: JobRequest,
+  ): { envelope: NativeEnvelope | Promise<NativeEnvelope> } | ReturnType<typeof refusal> {
+    const { opening, context } = request
+    const key = keyOf(context)
+    const known = channel.contexts.get(key)
+    if (known) return { envelope: known }
+    if (!opening)
+      return refusal('unknown_context', 'Send the opening again: this runner does not know the sealing context.')
+    if (!equalBytes(contextId(opening.enc), context))
+      return refusal('bad_frame', 'The context id is not that of the encapsulated key.')
+    if (channel.contexts.size >= maxContexts)
+      return refusal('bad_terms', `A channel takes at most ${maxContexts} sealing contexts; open another.`)
+    // Terms are public once a channel has settled: a context is taken only from whoever can vouch for its first job.
+    if (!this.#vouchesForItself(channel, request))
+      return refusal('insufficient_cover', 'A new sealing context comes with a voucher that covers its job.')
+    const opened = this.#deps.openEnvelope(channel.id, opening.enc).then(
+      (envelope) => {
+        channel.contexts.set(key, envelope)
+        return envelope
+      },
+      (error: unknown) => {
+        channel.contexts.delete(key)
+        throw error
+      },
+    )
+    channel.contexts.set(key, opened)
+    return { envelope: opened }
+  }
+
+  #vouchesForItself(channel: Channel, { voucher }: JobRequest): boolean {
+    const { price, buyer } = channel.terms
+    if (price === 0n) return true
+    if (!voucher || voucher.cumulative < channel.cumulative + channel.reserved + price) return false
+    if (channel.voucher?.cumulative === voucher.cumulative && equalBytes(channel.voucher.signature, voucher.signature))
+      return true
+    return recoverAddress(this.#voucherDigest(channel, voucher.cumulative), voucher.signature) === buyer
   }
 
   /** Lets go of the oldest channels that nobody has vouched for: openings are free, so their number must be bounded. */
@@ -262,186 +364,61 @@ export class JobService {
     }
   }
 
-  /** Verifies a voucher if it is the highest yet. Gives a refusal, or null. */
+  #voucherDigest({ hex }: Channel, cumulative: bigint): Uint8Array {
+    return voucherDigest(this.#deps.domain, { channel: hex, cumulative })
+  }
+
+  /** Verifies the highest voucher of each channel in a message, so that those below it need no look. One that is not good is left to its own job. */
+  #takeHighestVouchers(requests: readonly JobRequest[]): void {
+    const highest = new Map<Channel, NonNullable<JobRequest['voucher']>>()
+    for (const request of requests) {
+      const channel = this.#channelOf(request)
+      const { voucher } = request
+      if ('refusal' in channel || !voucher || !isHigher(request, channel)) continue
+      if (voucher.cumulative > (highest.get(channel)?.cumulative ?? 0n)) highest.set(channel, voucher)
+    }
+    for (const [channel, { cumulative, signature }] of highest) {
+      if (recoverAddress(this.#voucherDigest(channel, cumulative), signature) !== channel.terms.buyer) continue
+      channel.voucher = { cumulative, signature: signature.slice() }
+    }
+  }
+
+  /** Verifies a voucher higher than any before. Gives a refusal, or null. */
   async #takeVoucher(channel: Channel, { voucher }: JobRequest): Promise<Finished | null> {
-    if (!voucher || voucher.cumulative <= (channel.voucher?.cumulative ?? 0n)) return null
-    const { domain, chain } = this.#deps
-    const digest = voucherDigest(domain, { channel: toHex(channel.id), cumulative: voucher.cumulative })
-    const signature = voucher.signature.slice()
+    const cumulative = voucher!.cumulative
+    const signature = voucher!.signature.slice()
+    const { chain } = this.#deps
     const { buyer } = channel.terms
-    const key = signature.length === 65 ? recoverAddress(digest, signature) : null
-    const good = key === buyer || (await chain.contractSignature(buyer, digest, signature)) === true
-    if (!good) {
-      const refused = await this.#refuseMandate(channel, key, voucher.cumulative)
+    const digest = this.#voucherDigest(channel, cumulative)
+    const key = recoverAddress(digest, signature)
+    if (key !== buyer && (await chain.contractSignature(buyer, digest, signature)) !== true) {
+      const refused = await this.#refuseMandate(channel, key, cumulative)
       if (refused) return refused
     }
-    if (voucher.cumulative > (channel.voucher?.cumulative ?? 0n))
-      channel.voucher = { cumulative: voucher.cumulative, signature }
+    if (cumulative > (channel.voucher?.cumulative ?? 0n)) channel.voucher = { cumulative, signature }
     return null
   }
 
   /** Checks that a key which is not the buyer's may sign for this much (a mandate in the escrow). Gives a refusal, or null. */
-  async #refuseMandate({ id, terms }: Channel, key: Hex | null, cumulative: bigint): Promise<Finished | null> {
+  async #refuseMandate({ hex, terms }: Channel, key: Hex | null, cumulative: bigint): Promise<Finished | null> {
     const { chain, now } = this.#deps
-    const channel = toHex(id)
-    const left = key
-      ? await chain.mandateLeft({ buyer: terms.buyer, key, model: terms.model, channel, at: Math.floor(now() / 1000) })
-      : 0n
+    const asked = { buyer: terms.buyer, model: terms.model, channel: hex, at: Math.floor(now() / 1000) }
+    const left = key ? await chain.mandateLeft({ ...asked, key }) : 0n
     if (left === 0n)
       return refusal('bad_voucher', 'The voucher is signed neither by the buyer nor by a key with a mandate.')
-    return cumulative - (await chain.settledOf(channel)) > left
+    return cumulative - (await chain.settledOf(hex)) > left
       ? refusal('insufficient_cover', `The mandate of this key leaves ${left}.`)
       : null
   }
-
-  /** Checks that the buyer's deposit reaches for what this runner is owed and one job more; asks the chain only when what it knew does not suffice. */
-  async #checkFunds(channel: Channel): Promise<Finished | null> {
-    const { buyer, price } = channel.terms
-    const owed = async () => {
-      let sum = price
-      for (const other of this.#channels.values()) {
-        if (other.terms.buyer !== buyer) continue
-        const total = other.cumulative + other.reserved
-        if (total > 0n) sum += total - (this.#settled.get(toHex(other.id)) ?? 0n)
-      }
-      return sum
-    }
-    const { chain, now } = this.#deps
-    const known = this.#deposits.get(buyer)
-    if (known && now() - known.readAt < depositFreshMs && (await owed()) <= known.amount) return null
-    const deposit = await chain.depositOf(buyer)
-    this.#deposits.set(buyer, { amount: deposit, readAt: now() })
-    this.#settled.set(toHex(channel.id), await chain.settledOf(toHex(channel.id)))
-    const due = await owed()
-    return due <= deposit
-      ? null
-      : refusal('unfunded', `The buyer's deposit is ${deposit}; ${due} is needed. Deposit more.`)
-  }
-  readonly #settled = new Map<Hex, bigint>()
-
-  /** Tells the service what the chain has paid of a channel, which frees as much of the buyer's deposit. */
-  noteSettled(channel: Hex, buyer: Hex, settled: bigint): void {
-    this.#settled.set(channel, settled)
-    this.#deposits.delete(buyer)
-  }
-
-  async #run(request: JobRequest, channel: Channel, bodyHash: Uint8Array, envelope: Envelope): Promise<Finished> {
-    const served = this.#models.get(channel.terms.model)
-    if (!served) return refusal('unknown_model', 'The runner stopped serving this model.')
-    let plaintext: Uint8Array
-    try {
-      plaintext = await envelope.open(request.job, direction.request, request.body)
-    } catch {
-      return refusal('bad_seal', 'The body was not sealed to this runner for this channel and job.')
-    }
-    return new Promise((resolve) => {
-      const tag: Tag = {
-        channel,
-        job: request.job,
-        bodyHash,
-        envelope,
-        model: served.model,
-        input: new Uint8Array(32),
-        resolve,
-      }
-      const badInput = (error: string) => void this.#finish([{ tag, status: jobStatus.badInput, outputs: [], error }])
-      let feeds: Tensor[]
-      try {
-        const body = decodeBody('inputs', plaintext)
-        if (body.error !== undefined) throw new TensorError('A request carries tensors, not an error.')
-        feeds = body.tensors
-        tag.input = tensorCommitment(saltOf(body), [...feeds, ...served.model.fixed])
-        checkTensors(body.tensors, served.model.manifest.inputs)
-      } catch (error) {
-        return badInput(error instanceof Error ? error.message : 'The request cannot be read.')
-      }
-      served.batcher.push({ tag, feeds, deadline: this.#deps.now() + request.deadlineMs })
-    })
-  }
-
-  /** Turns the results of one engine batch into receipts under one signature, journals them, and only then lets the answers go. */
-  async #finish(outcomes: Outcome[]): Promise<void> {
-    try {
-      const { signer, domain, journal, now } = this.#deps
-      const prepared: { outcome: Outcome; receipt: Receipt; detail: Detail; answer: Uint8Array }[] = []
-      const totals = new Map<Channel, bigint>()
-      for (const outcome of outcomes) {
-        const { tag, status } = outcome
-        const { channel } = tag
-        const ok = status === jobStatus.ok
-        const price = ok ? channel.terms.price : 0n
-        const output = ok
-          ? tensorCommitment(await tag.envelope.outputSalt(tag.job), outcome.outputs)
-          : new Uint8Array(32)
-        const plaintext = ok ? encodeBody('outputs', outcome.outputs) : encodeErrorBody(outcome.error ?? 'failed')
-        const answer = await tag.envelope.seal(tag.job, direction.answer, plaintext)
-        const execution = this.#models.get(tag.model.digest)!.execution
-        const detail: Detail = { input: tag.input, output, execution, price }
-        prepared.push({
-          outcome,
-          detail,
-          answer,
-          receipt: {
-            channel: channel.id,
-            job: tag.job,
-            status,
-            cumulative: 0n,
-            finishedAt: 0n,
-            detail: detailDigest(detail),
-          },
-        })
-      }
-      // No waiting between reading a running total and raising it: two batches of one channel would otherwise claim the same sum.
-      const finishedAt = BigInt(Math.floor(now() / 1000))
-      for (const { outcome, receipt, detail } of prepared) {
-        const { channel } = outcome.tag
-        const total = (totals.get(channel) ?? channel.cumulative) + detail.price
-        totals.set(channel, total)
-        receipt.cumulative = total
-        receipt.finishedAt = finishedAt
-      }
-      const before = new Map([...totals.keys()].map((channel) => [channel, channel.cumulative]))
-      for (const [channel, total] of totals) channel.cumulative = total
-      const { root, proofs } = merkleTree(prepared.map(({ receipt }) => receiptLeaf(receipt)))
-      try {
-        const signature = await signer.sign(batchDigest(domain, { root, count: prepared.length }))
-        const entries: JournalEntry[] = prepared.map(({ outcome, receipt, detail, answer }, index) => ({
-          channel: outcome.tag.channel.id,
-          job: outcome.tag.job,
-          bodyHash: outcome.tag.bodyHash,
-          receipt,
-          detail,
-          signature,
-          proof: proofs[index]!,
-          answer,
-        }))
-        const vouchers = [...totals.keys()].flatMap(({ id, voucher }) => (voucher ? [{ channel: id, ...voucher }] : []))
-        journal.commit(entries, vouchers)
-        prepared.forEach(({ outcome }, index) => {
-          outcome.tag.resolve({ answer: answerOf(entries[index]!) })
-        })
-      } catch (error) {
-        for (const [channel, total] of before) channel.cumulative -= totals.get(channel)! - total
-        throw error
-      }
-    } catch (error) {
-      this.#deps.log('batch_failed', {
-        jobs: outcomes.length,
-        message: error instanceof Error ? error.message : 'unknown',
-      })
-      for (const { tag } of outcomes)
-        tag.resolve(refusal('job_lost', 'The runner could not record the job; nothing was charged.'))
-    }
-  }
 }
 
-function outcomeOf(tag: Tag, result: RunResult): Outcome {
-  if ('outputs' in result) return { tag, status: jobStatus.ok, outputs: result.outputs }
+const noCommitment = new Uint8Array(32)
+
+const isHigher = ({ voucher }: JobRequest, channel: Channel) =>
+  voucher !== undefined && voucher.cumulative > (channel.voucher?.cumulative ?? 0n)
+
+function outcomeOf(job: AcceptedJob, result: RunResult): Outcome {
+  if ('outputs' in result) return { job, status: jobStatus.ok, outputs: result.outputs }
   const status = result.error instanceof RunDeadlineError ? jobStatus.deadline : jobStatus.modelError
-  return { tag, status, outputs: [], error: result.error.message }
-}
-
-/** Turns a journalled job back into the answer that was, or would have been, sent. */
-export function answerOf({ receipt, detail, signature, proof, answer }: JournalEntry): Omit<JobAnswer, 'ticket'> {
-  return { receipt, detail, signature, proof, body: answer }
+  return { job, status, outputs: [], error: result.error.message }
 }

@@ -4,11 +4,10 @@ import { join } from 'node:path'
 import { Batcher, type RunResult } from '../../gpu-runner/engine/batcher.ts'
 import { createExecutor } from '../../gpu-runner/engine/executor.ts'
 import { openJournal } from '../../gpu-runner/journal.ts'
-import { openLink } from '../../gpu-runner/link.ts'
-import { JobService } from '../../gpu-runner/service.ts'
+import { type LinkDeps, openLink } from '../../gpu-runner/link.ts'
+import { envelopeOpener, JobService } from '../../gpu-runner/service.ts'
 import { createRunnerSigner } from '../../gpu-runner/signer.ts'
 import { toHex, utf8 } from '../../protocol/bytes.ts'
-import type { JobAnswer, JobRefusal, JobRequest } from '../../protocol/frames.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { generateHpkeKeyPair } from '../../protocol/hpke.ts'
 import { checkTensors, decodeBody, encodeBody } from '../../protocol/oip.ts'
@@ -32,7 +31,7 @@ const hpke = await generateHpkeKeyPair()
 const state = mkdtempSync(join(tmpdir(), 'assay-bench-serve-'))
 const capacity = 4_096
 
-type Handle = (request: JobRequest) => Promise<JobAnswer | JobRefusal>
+type Handle = LinkDeps['handle']
 
 /** Serves without a promise to anyone: reads tensors, runs them, writes tensors. */
 function bare(): { handle: Handle; inFlight: () => number } {
@@ -51,8 +50,8 @@ function bare(): { handle: Handle; inFlight: () => number } {
     fixed: [],
     now: Date.now,
   })
-  const handle: Handle = ({ ticket, body, deadlineMs }) =>
-    new Promise((resolve, reject) => {
+  const handle: Handle = (requests, reply) => {
+    for (const { ticket, body, deadlineMs } of requests) {
       const { tensors } = decodeBody('inputs', body)
       checkTensors(tensors, model.manifest.inputs)
       inFlight++
@@ -61,11 +60,12 @@ function bare(): { handle: Handle; inFlight: () => number } {
         deadline: Date.now() + deadlineMs,
         tag: (result) => {
           inFlight--
-          if ('error' in result) return reject(result.error)
-          resolve({ ticket, receipt, detail, signature, proof, body: encodeBody('outputs', result.outputs) })
+          if ('error' in result) throw result.error
+          reply({ ticket, receipt, detail, signature, proof, body: encodeBody('outputs', result.outputs) })
         },
       })
-    })
+    }
+  }
   return { handle, inFlight: () => inFlight }
 }
 
@@ -74,7 +74,7 @@ function full(): { handle: Handle; inFlight: () => number } {
     domain,
     feeBps: 100,
     signer,
-    hpke,
+    openEnvelope: envelopeOpener(hpke),
     journal: openJournal(join(state, 'journal.sqlite')),
     chain: {
       depositOf: async () => 10n ** 30n,
@@ -87,7 +87,7 @@ function full(): { handle: Handle; inFlight: () => number } {
     capacity,
   })
   service.serve(model)
-  return { handle: (request) => service.handle(request), inFlight: () => service.inFlight }
+  return { handle: (requests, reply) => service.handleAll(requests, reply), inFlight: () => service.inFlight }
 }
 
 const { handle, inFlight } = mode === 'bare' ? bare() : full()

@@ -47,12 +47,11 @@ export async function earn(
     cumulative: voucher,
     signature: await signerOf('buyer').sign(voucherDigest(it.domain, { channel, cumulative: voucher })),
   }
-  journal.saveChannel(id, { terms, voucher: vouched })
   const signature = await runner.sign(batchDigest(it.domain, { root, count: 1 }))
   const body = { bodyHash: sha256(new Uint8Array([Number(job)])), answer: new Uint8Array(0) }
-  journal.commit(
+  await journal.commit(
     [{ channel: id, job, receipt, detail, signature, proof: proofs[0]!, ...body }],
-    [{ channel: id, ...vouched }],
+    [{ channel: id, terms, voucher: vouched }],
   )
   return channel
 }

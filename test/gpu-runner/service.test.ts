@@ -6,8 +6,8 @@ import { developmentKey } from '../../dev/keys.ts'
 import { randomMlp, sampleModel, writeMlp } from '../../dev/sample/model.ts'
 import { createExecutor, type Executor } from '../../gpu-runner/engine/executor.ts'
 import { probeModel } from '../../gpu-runner/engine/probe.ts'
-import { type Journal, openJournal } from '../../gpu-runner/journal.ts'
-import { type ChainReader, JobService, type ServedModel } from '../../gpu-runner/service.ts'
+import { type Journal, JournalError, openJournal } from '../../gpu-runner/journal.ts'
+import { type ChainReader, envelopeOpener, JobService, type ServedModel } from '../../gpu-runner/service.ts'
 import { createRunnerSigner } from '../../gpu-runner/signer.ts'
 import { concat, fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import {
@@ -117,7 +117,7 @@ describe('JobService', () => {
       domain,
       feeBps: 100,
       signer,
-      hpke,
+      openEnvelope: envelopeOpener(hpke),
       journal: own,
       chain: reader,
       log: () => {},
@@ -394,15 +394,18 @@ describe('JobService', () => {
     let full = true
     const journal: Journal = {
       ...real,
-      commit(entries, vouchers) {
-        if (full) throw new Error('disk full')
-        real.commit(entries, vouchers)
+      async commit(entries, channels) {
+        if (full) throw new JournalError('disk full')
+        await real.commit(entries, channels)
       },
     }
-    const { service } = open({ journal })
+    let clock = Date.now()
+    const { service } = open({ journal, now: () => clock })
     const of = await channel()
     expect(refused(await service.handle(await ask(of, 1n)))).toBe('job_lost')
     full = false
+    expect(refused(await service.handle(await ask(of, 2n, { cumulative: 10n })))).toBe('at_capacity')
+    clock += 2_000
     expect(answered(await service.handle(await ask(of, 2n, { cumulative: 10n }))).receipt.cumulative).toBe(10n)
   })
 

@@ -1,0 +1,137 @@
+import { batchDigest } from '../protocol/batch.ts'
+import type { Domain } from '../protocol/eip712.ts'
+import { direction } from '../protocol/envelope.ts'
+import type { JobAnswer } from '../protocol/frames.ts'
+import { merkleTree } from '../protocol/merkle.ts'
+import { encodeBody, encodeErrorBody } from '../protocol/oip.ts'
+import { type Detail, detailDigest, jobStatus, type Receipt, receiptLeaf } from '../protocol/receipt.ts'
+import type { Signer } from '../protocol/secp256k1.ts'
+import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
+import type { Channel } from './channels.ts'
+import type { Journal, JournalEntry } from './journal.ts'
+import type { NativeEnvelope } from './nativeEnvelope.ts'
+
+/** Holds an accepted job on its way through the engine, and whom to tell. */
+export type AcceptedJob = {
+  channel: Channel
+  job: bigint
+  bodyHash: Uint8Array
+  envelope: NativeEnvelope
+  /** Commitment to the input, and digest of the execution descriptor: 32 bytes each. */
+  input: Uint8Array
+  execution: Uint8Array
+  done: (answer: Omit<JobAnswer, 'ticket'>) => void
+  failed: (error: Error) => void
+}
+
+/** Tells how a job ended. */
+export type Outcome = { job: AcceptedJob; status: number; outputs: Tensor[]; error?: string }
+
+/** Holds what a recorder needs; clock in milliseconds. `recorded` hears of each batch on disk, with how long signing and journalling took, in milliseconds. */
+export type RecorderDeps = {
+  domain: Domain
+  signer: Signer
+  journal: Journal
+  now: () => number
+  recorded?: (batch: { jobs: number; signMs: number; journalMs: number }) => void
+}
+
+type Sealed = { outcome: Outcome; detail: Detail; receipt: Receipt; answer: Uint8Array }
+
+/** Most jobs under one signature: a path of twelve nodes. */
+const maxLeaves = 4_096
+
+/**
+ * Turns outcomes into receipts under one signature, journals them, and only then lets the answers go. Whatever ends while the disk is busy
+ * goes into the next batch, so durability costs one fsync however many jobs, and no receipt is made on top of a sum that may still fail.
+ */
+export class Recorder {
+  readonly #deps: RecorderDeps
+  #queue: Sealed[] = []
+  #busy = false
+
+  constructor(deps: RecorderDeps) {
+    this.#deps = deps
+  }
+
+  /** Takes the outcomes of a run; never throws. */
+  push(outcomes: readonly Outcome[]): void {
+    for (const outcome of outcomes) {
+      try {
+        this.#queue.push(seal(outcome))
+      } catch (error) {
+        outcome.job.failed(error as Error)
+      }
+    }
+    if (!this.#busy) void this.#drain()
+  }
+
+  async #drain(): Promise<void> {
+    this.#busy = true
+    while (this.#queue.length > 0) await this.#record(this.#queue.splice(0, maxLeaves))
+    this.#busy = false
+  }
+
+  async #record(batch: Sealed[]): Promise<void> {
+    const { domain, signer, journal, now, recorded } = this.#deps
+    const started = performance.now()
+    const totals = addUp(batch, BigInt(Math.floor(now() / 1000)))
+    try {
+      const { root, proofs } = merkleTree(batch.map(({ receipt }) => receiptLeaf(receipt)))
+      const signature = await signer.sign(batchDigest(domain, { root, count: batch.length }))
+      const entries = batch.map((sealed, index) => entryOf(sealed, signature, proofs[index]!))
+      const signed = performance.now()
+      await journal.commit(
+        entries,
+        [...totals.keys()].map(({ id, terms, voucher }) => ({ channel: id, terms, voucher })),
+      )
+      // Nothing reads a running total between the batch before and here, so it is raised only once it is on disk.
+      for (const [channel, total] of totals) channel.cumulative = total
+      recorded?.({ jobs: batch.length, signMs: signed - started, journalMs: performance.now() - signed })
+      for (const [index, { outcome }] of batch.entries()) outcome.job.done(answerOf(entries[index]!))
+    } catch (error) {
+      for (const { outcome } of batch) outcome.job.failed(error as Error)
+    }
+  }
+}
+
+/** Commits to the output and seals it: everything that does not depend on other jobs. */
+function seal(outcome: Outcome): Sealed {
+  const { job, status, outputs, error } = outcome
+  const ok = status === jobStatus.ok
+  const output = ok ? tensorCommitment(job.envelope.outputSalt(job.job), outputs) : new Uint8Array(32)
+  const plaintext = ok ? encodeBody('outputs', outputs) : encodeErrorBody(error ?? 'failed')
+  const answer = job.envelope.seal(job.job, direction.answer, plaintext)
+  const price = ok ? job.channel.terms.price : 0n
+  const detail: Detail = { input: job.input, output, execution: job.execution, price }
+  const { id } = job.channel
+  const receipt = { channel: id, job: job.job, status, cumulative: 0n, finishedAt: 0n, detail: detailDigest(detail) }
+  return { outcome, detail, receipt, answer }
+}
+
+/** Puts the running totals into the receipts and gives where they end. */
+function addUp(batch: readonly Sealed[], finishedAt: bigint): Map<Channel, bigint> {
+  const totals = new Map<Channel, bigint>()
+  for (const { outcome, receipt, detail } of batch) {
+    const { channel } = outcome.job
+    const total = (totals.get(channel) ?? channel.cumulative) + detail.price
+    totals.set(channel, total)
+    receipt.cumulative = total
+    receipt.finishedAt = finishedAt
+  }
+  return totals
+}
+
+function entryOf(
+  { outcome, receipt, detail, answer }: Sealed,
+  signature: Uint8Array,
+  proof: JournalEntry['proof'],
+): JournalEntry {
+  const { channel, job, bodyHash } = outcome.job
+  return { channel: channel.id, job, bodyHash, receipt, detail, signature, proof, answer }
+}
+
+/** Turns a journalled job back into the answer that was, or would have been, sent. */
+export function answerOf({ receipt, detail, signature, proof, answer }: JournalEntry): Omit<JobAnswer, 'ticket'> {
+  return { receipt, detail, signature, proof, body: answer }
+}

@@ -4,7 +4,7 @@ import type { Manifest } from '../../protocol/manifest.ts'
 import { rowBytes } from '../../protocol/oip.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
 import { joinFeeds } from './batcher.ts'
-import { ModelError } from './executor.ts'
+import { ModelError } from './errors.ts'
 import { type RandomBytes, type RowKind, rowKinds, trialRow } from './trialRows.ts'
 
 /** Says what keeps a model from being exact, or its jobs from sharing runs. */

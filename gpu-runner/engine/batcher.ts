@@ -1,7 +1,7 @@
 import { concat } from '../../protocol/bytes.ts'
 import { rowBytes } from '../../protocol/oip.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
-import { RunDeadlineError } from './executor.ts'
+import { RunDeadlineError } from './errors.ts'
 
 /** Tells one job's outputs, or why it has none. */
 export type RunResult = { outputs: Tensor[] } | { error: Error }

@@ -1,135 +1,289 @@
-import { type ChildProcess, fork } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Tensor } from '../../protocol/tensors.ts'
-import type { ExecutorRequest, ExecutorResponse } from './messages.ts'
+import { ExecutorDiedError, ModelError, RunDeadlineError } from './errors.ts'
+import { type ExecutorProcess, startExecutorProcess } from './executorProcess.ts'
+import { Resident } from './resident.ts'
+import { kinds } from './wire.ts'
 
-/** Reports that a model refused to load or to run: the model's or the input's fault, told to the buyer. */
-export class ModelError extends Error {
-  override name = 'ModelError'
-}
+export { ExecutorDiedError, ModelError, RunDeadlineError } from './errors.ts'
 
-/** Reports that a run took longer than allowed; the process that ran it was killed. */
-export class RunDeadlineError extends Error {
-  override name = 'RunDeadlineError'
-}
+/** Lists the execution providers a runner may be told to use. */
+export const providers = ['cpu', 'webgpu', 'cuda'] as const
 
-/** Reports that an executor process died under a run, through no fault the model admits to. */
-export class ExecutorDiedError extends Error {
-  override name = 'ExecutorDiedError'
-}
+/** Names an execution provider of the runtime. */
+export type Provider = (typeof providers)[number]
 
 /** Holds what an executor loads: the graph and the files it names, from memory only. */
 export type LoadableModel = { digest: string; graph: Uint8Array; external: { path: string; data: Uint8Array }[] }
 
-/** Runs models in a child process, because a run blocks its thread and cannot be cancelled. */
+/** Runs models in child processes, because a run blocks its thread and cannot be cancelled. */
 export type Executor = {
-  load(model: LoadableModel): Promise<void>
+  /** Makes a model known and loads it. With `reread` its bytes are not kept but asked for again whenever a process needs them. Throws ModelError when it cannot be loaded. */
+  load(model: LoadableModel, reread?: () => Promise<LoadableModel>): Promise<void>
   /** Throws ModelError, RunDeadlineError or ExecutorDiedError. */
   run(digest: string, feeds: Tensor[], deadlineMs: number): Promise<Tensor[]>
-  /** The process's id, for operators and for tests that kill it. */
+  /** Lists the models some process holds in memory now. */
+  warm(): string[]
+  /** The first process's id, for operators and for tests that kill it. */
   pid(): number | undefined
   stop(): Promise<void>
+}
+
+/** Says how executors are run; sizes in bytes, times in milliseconds. */
+export type ExecutorOptions = {
+  /** Threads of one run. */
+  threads: number
+  /** Processes that run at a time: as many as cores or GPUs, divided by the threads of each. */
+  executors?: number
+  provider?: Provider
+  /** How much of models' files each process holds; the least recently used leave for others. */
+  memoryBudget?: number
+  loadLimitMs?: number
+  /** The longest answer taken from a process. */
+  answerLimit?: number
+  /** Whether a process more than may run at a time stands by with the models loaded, so that one that is killed has a successor at once. */
+  spare?: boolean
+  /** What processes find in their environment: nothing unless told, as a GPU's libraries may need. */
+  environment?: Record<string, string>
+  now?: () => number
 }
 
 /** The longest any run may take, in milliseconds. */
 const longestRunMs = 600_000
 
-type Pending = { resolve: (outputs: Tensor[]) => void; reject: (error: Error) => void }
+/** A model that ends this many processes within the window is not run again until the window has passed. */
+const crashesAllowed = 12
+const crashWindowMs = 60_000
 
-/** Starts an executor. A process that dies is replaced at once and given its models again. */
-export function createExecutor({ threads }: { threads: number }): Executor {
-  const models = new Map<string, LoadableModel>()
+/** The wait before a process is started after one that died young: doubled with each in a row, in milliseconds. */
+const shortestBackoffMs = 50
+const longestBackoffMs = 5_000
+
+type Known = { digest: string; bytes: number; read: () => Promise<LoadableModel>; crashes: number[] }
+type Worker = { process: ExecutorProcess; providers: string[]; resident: Resident }
+type Waiting = { digest: string; take: (worker: Worker) => void }
+
+const bytesOf = ({ graph, external }: LoadableModel) =>
+  external.reduce((sum, { data }) => sum + data.length, graph.length)
+const fileOf = (name: string, data: Uint8Array): Tensor => ({ name, datatype: 'UINT8', shape: [data.length], data })
+
+/** Starts executors. A process that dies or is killed is replaced, and work goes on in the others meanwhile. */
+export function createExecutor(options: ExecutorOptions): Executor {
+  return new ExecutorPool(options)
+}
+
+class ExecutorPool implements Executor {
+  readonly #options: Required<ExecutorOptions>
+  readonly #models = new Map<string, Known>()
   // Empty, because onnxruntime opens files that a model names below the working directory.
-  const workingDirectory = mkdtempSync(join(tmpdir(), 'assay-executor-'))
-  let nextId = 1
-  let stopped = false
-  let child!: ChildProcess
-  let pending = new Map<number, Pending>()
-  let loaded: Promise<unknown> = Promise.resolve()
-  const killedAtDeadline = new WeakSet<ChildProcess>()
+  readonly #workingDirectory = mkdtempSync(join(tmpdir(), 'assay-executor-'))
+  readonly #processes = new Set<ExecutorProcess>()
+  /** Processes with nothing to do, the last used last. */
+  readonly #idle: Worker[] = []
+  readonly #waiting: Waiting[] = []
+  #busy = 0
+  #current: Worker | null = null
+  #diedInARow = 0
+  #stopped = false
 
-  const send = (request: ExecutorRequest): Promise<Tensor[]> =>
-    new Promise((resolve, reject) => {
-      pending.set(request.id, { resolve, reject })
-      child.send(request, (error) => {
-        if (!error) return
-        pending.delete(request.id)
-        reject(new ExecutorDiedError('The executor process is gone.'))
-      })
-    })
-  const loadInto = (model: LoadableModel) =>
-    send({ id: nextId++, op: 'load', model: model.digest, graph: model.graph, external: model.external, threads })
-
-  const start = () => {
-    const own = fork(join(import.meta.dirname, 'executorMain.ts'), [], {
-      cwd: workingDirectory,
-      serialization: 'advanced',
-      env: { PATH: process.env.PATH ?? '' },
-      execArgv: ['--no-warnings'],
-      stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
-    })
-    child = own
-    const mine = new Map<number, Pending>()
-    pending = mine
-    own.on('message', (response: ExecutorResponse) => {
-      const waiting = mine.get(response.id)
-      mine.delete(response.id)
-      if ('error' in response) waiting?.reject(new ModelError(response.error))
-      else waiting?.resolve(response.outputs)
-    })
-    own.once('exit', () => {
-      for (const { reject } of mine.values()) reject(new ExecutorDiedError('The executor process died.'))
-      mine.clear()
-      if (!stopped && child === own) start()
-    })
-    loaded = Promise.allSettled([...models.values()].map(loadInto))
+  constructor(options: ExecutorOptions) {
+    this.#options = {
+      executors: 1,
+      provider: 'cpu',
+      memoryBudget: 4 * 2 ** 30,
+      loadLimitMs: 60_000,
+      answerLimit: 2 ** 30,
+      spare: true,
+      environment: {},
+      now: () => performance.now(),
+      ...options,
+    }
+    const count = this.#options.executors + (this.#options.spare ? 1 : 0)
+    for (let i = 0; i < count; i++) void this.#start()
   }
-  start()
 
-  return {
-    async load(model) {
-      await loaded
-      await loadInto(model)
-      models.set(model.digest, model)
-    },
-    async run(digest, feeds, deadlineMs) {
-      // A timer longer than 31 bits fires at once, so what a buyer asks for is bounded here whoever passed it on.
-      const until = performance.now() + Math.min(deadlineMs, longestRunMs)
-      for (;;) {
-        await loaded
-        const running = child
-        let expired = false
-        const timer = setTimeout(
-          () => {
-            expired = true
-            killedAtDeadline.add(running)
-            running.kill('SIGKILL')
-          },
-          Math.max(1, until - performance.now()),
-        )
-        try {
-          return await send({ id: nextId++, op: 'run', model: digest, feeds })
-        } catch (error) {
-          if (!(error instanceof ExecutorDiedError)) throw error
-          if (expired) throw new RunDeadlineError(`The run took longer than ${deadlineMs} ms.`)
-          // Another job's deadline killed the process under this one, which has time left and did nothing wrong.
-          if (!killedAtDeadline.has(running) || performance.now() >= until) throw error
-        } finally {
-          clearTimeout(timer)
+  async load(model: LoadableModel, reread?: () => Promise<LoadableModel>): Promise<void> {
+    const { loadLimitMs, now } = this.#options
+    const { digest } = model
+    const known: Known = { digest, bytes: bytesOf(model), read: async () => model, crashes: [] }
+    try {
+      await this.#use(known, now() + 2 * loadLimitMs, async () => {})
+    } catch (error) {
+      if (!(error instanceof ExecutorDiedError)) throw error
+      throw new ModelError('The model ended two processes that were loading it.')
+    }
+    this.#models.set(digest, reread ? { ...known, read: reread } : known)
+    for (const worker of this.#idle.filter(({ resident }) => !resident.has(digest))) {
+      this.#idle.splice(this.#idle.indexOf(worker), 1)
+      void this.#warmUp(worker)
+    }
+  }
+
+  async run(digest: string, feeds: Tensor[], deadlineMs: number): Promise<Tensor[]> {
+    const { now } = this.#options
+    const known = this.#models.get(digest)
+    if (!known) throw new ModelError('The model is not loaded in this executor.')
+    // A timer longer than 31 bits fires at once, so what a buyer asks for is bounded here whoever passed it on.
+    const until = now() + Math.min(deadlineMs, longestRunMs)
+    return this.#use(known, until, ({ process }) =>
+      process.request({ kind: kinds.run, text: digest, tensors: feeds }, until - now()),
+    )
+  }
+
+  warm(): string[] {
+    const workers = this.#current ? [this.#current, ...this.#idle] : this.#idle
+    return [...new Set(workers.flatMap(({ resident }) => resident.digests))]
+  }
+
+  pid(): number | undefined {
+    return (this.#current?.process ?? this.#processes.values().next().value)?.pid
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true
+    for (const process of this.#processes) process.kill()
+    await Promise.all([...this.#processes].map(({ ended }) => ended))
+    rmSync(this.#workingDirectory, { recursive: true, force: true })
+  }
+
+  /** Starts a process, loads what it should know, and lets it work. One that follows others that died waits a little longer each time. */
+  async #start(): Promise<void> {
+    if (this.#diedInARow > 0) await sleep(Math.min(shortestBackoffMs * 2 ** this.#diedInARow, longestBackoffMs))
+    if (this.#stopped) return
+    const { answerLimit, environment, memoryBudget } = this.#options
+    const process = startExecutorProcess({ workingDirectory: this.#workingDirectory, environment, answerLimit })
+    this.#processes.add(process)
+    void process.ended.then(() => {
+      this.#processes.delete(process)
+      const at = this.#idle.findIndex((worker) => worker.process === process)
+      if (at >= 0) this.#idle.splice(at, 1)
+      if (process.diedByItself()) this.#diedInARow++
+      if (!this.#stopped) void this.#start()
+    })
+    const providers = await process.ready.catch(() => null)
+    if (providers) await this.#warmUp({ process, providers, resident: new Resident(memoryBudget) })
+  }
+
+  /** Loads models until the budget is spent, so that no buyer waits for it, and then lets the process work. */
+  async #warmUp(worker: Worker): Promise<void> {
+    for (const known of this.#models.values()) {
+      // What ended a process may end this one: it is left for a run to try.
+      if (known.crashes.length > 0 || worker.resident.leavingFor(known.bytes).length > 0) continue
+      try {
+        await this.#ensure(worker, known)
+      } catch {
+        if (worker.process.gone()) known.crashes.push(this.#options.now())
+      }
+    }
+    this.#offer(worker)
+  }
+
+  #offer(worker: Worker): void {
+    if (!worker.process.gone()) this.#idle.push(worker)
+    while (this.#waiting.length > 0 && this.#idle.length > 0 && this.#busy < this.#options.executors) {
+      const { digest, take } = this.#waiting.shift()!
+      take(this.#occupy(digest))
+    }
+  }
+
+  /** Takes a process that has nothing to do, one that holds the model where there is one. */
+  #occupy(digest: string): Worker {
+    const holds = this.#idle.findLastIndex(({ resident }) => resident.has(digest))
+    const worker = this.#idle.splice(holds, 1)[0]!
+    this.#busy++
+    this.#current = worker
+    return worker
+  }
+
+  async #take(digest: string, until: number): Promise<Worker> {
+    if (this.#idle.length > 0 && this.#busy < this.#options.executors) return this.#occupy(digest)
+    const waiting: Waiting = { digest, take: () => {} }
+    const taken = new Promise<Worker>((take) => {
+      waiting.take = take
+    })
+    this.#waiting.push(waiting)
+    return before(taken, until - this.#options.now(), () => {
+      this.#waiting.splice(this.#waiting.indexOf(waiting), 1)
+    })
+  }
+
+  /** Does something with a model in a process of its own for as long; once more in another when the process dies under it. */
+  async #use<T>(known: Known, until: number, act: (worker: Worker) => Promise<T>): Promise<T> {
+    const { now } = this.#options
+    for (let attempt = 0; ; attempt++) {
+      this.#refuseCrashing(known)
+      const worker = await this.#take(known.digest, until)
+      let release = Promise.resolve()
+      try {
+        if (!worker.resident.has(known.digest)) {
+          const loading = this.#ensure(worker, known)
+          // A load that outlasts the job goes on for the next one.
+          release = loading.catch(() => {})
+          await before(loading, until - now())
         }
+        const result = await act(worker)
+        worker.resident.touch(known.digest)
+        this.#diedInARow = 0
+        return result
+      } catch (error) {
+        if (!(error instanceof ExecutorDiedError)) throw error
+        known.crashes.push(now())
+        if (attempt > 0 || now() >= until) throw error
+      } finally {
+        void release.then(() => {
+          this.#busy--
+          this.#offer(worker)
+        })
       }
-    },
-    pid: () => child.pid,
-    async stop() {
-      stopped = true
-      if (child.exitCode === null && child.signalCode === null) {
-        const ended = new Promise((resolve) => child.once('exit', resolve))
-        child.kill('SIGKILL')
-        await ended
-      }
-      rmSync(workingDirectory, { recursive: true, force: true })
-    },
+    }
   }
+
+  #refuseCrashing(known: Known): void {
+    const { now } = this.#options
+    known.crashes = known.crashes.filter((at) => now() - at < crashWindowMs)
+    if (known.crashes.length >= crashesAllowed)
+      throw new ModelError('The model has ended too many processes; it is tried again in a minute.')
+  }
+
+  /** Loads a model into a process, after as many others have left as it takes. */
+  async #ensure({ process, providers, resident }: Worker, known: Known): Promise<void> {
+    if (resident.has(known.digest)) return
+    const { provider, threads, loadLimitMs } = this.#options
+    if (!providers.includes(provider))
+      throw new Error(`The runtime has no execution provider "${provider}"; it has ${providers.join(', ')}.`)
+    const { digest, graph, external } = await known.read()
+    for (const leaving of resident.leavingFor(known.bytes)) {
+      resident.remove(leaving)
+      await process.request({ kind: kinds.unload, text: leaving, tensors: [] }, loadLimitMs)
+    }
+    const tensors = [fileOf('graph', graph), ...external.map(({ path, data }) => fileOf(path, data))]
+    try {
+      await process.request(
+        { kind: kinds.load, text: JSON.stringify({ model: digest, threads, provider }), tensors },
+        loadLimitMs,
+      )
+    } catch (error) {
+      if (!(error instanceof RunDeadlineError)) throw error
+      throw new ModelError(`The model took longer than ${loadLimitMs} ms to load.`)
+    }
+    resident.add(digest, known.bytes)
+  }
+}
+
+/** Waits for something for so long. Throws RunDeadlineError past it. */
+async function before<T>(waited: Promise<T>, limitMs: number, late: () => void = () => {}): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const limit = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () => {
+        late()
+        reject(new RunDeadlineError('The deadline passed before a process was ready.'))
+      },
+      Math.max(1, limitMs),
+    )
+  })
+  return Promise.race([waited, limit]).finally(() => clearTimeout(timer))
 }

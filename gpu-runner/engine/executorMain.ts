@@ -1,40 +1,56 @@
+import { readSync, writevSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import type { Datatype, Tensor } from '../../protocol/tensors.ts'
-import type { ExecutorRequest, ExecutorResponse } from './messages.ts'
+import { decodeMessage, encodeMessage, kinds, type Message, messageLength, prefixLength } from './wire.ts'
 
-/** The executor process: the only place that calls onnxruntime. It owns no key, no network and an empty working directory, and may be killed at any moment. */
+/** The executor process: the only place that calls onnxruntime. It owns no key, no network and an empty working directory, and may be killed at any moment. It does one thing at a time and waits for nothing else, so it reads and writes its socket synchronously. */
+
+/** The end of a socket pair whose other end the control process holds. */
+const socket = 3
 
 type OrtTensor = {
   type: string
   data: ArrayLike<number | bigint | string> & { buffer?: ArrayBuffer; byteOffset?: number; byteLength?: number }
   dims: readonly number[]
 }
-type OrtSession = {
-  outputNames: readonly string[]
-  run(feeds: Record<string, OrtTensor>): Promise<Record<string, OrtTensor>>
+/** The binding below onnxruntime-node's asynchronous surface, whose `run` is the same call after a turn of the event loop. */
+type NativeSession = {
+  loadModel(buffer: ArrayBuffer, byteOffset: number, byteLength: number, options: object): void
+  outputMetadata: readonly { name: string }[]
+  run(feeds: Record<string, OrtTensor>, fetches: Record<string, null>, options: object): Record<string, OrtTensor>
+  dispose(): void
 }
+type Binding = { initOrt(): void; binding: { InferenceSession: new () => NativeSession } }
 type Ort = {
+  env: { logLevel: string }
   Tensor: new (type: string, data: unknown, dims: readonly number[]) => OrtTensor
-  InferenceSession: { create(bytes: Uint8Array, options: object): Promise<OrtSession> }
 }
+type Session = { native: NativeSession; outputs: readonly string[]; fetches: Record<string, null> }
 
-const ort = createRequire(import.meta.url)('onnxruntime-node') as Ort
-const sessions = new Map<string, OrtSession>()
+const require = createRequire(import.meta.url)
+const ort = require('onnxruntime-node') as Ort & { listSupportedBackends(): { name: string }[] }
+ort.env.logLevel = 'fatal'
+const { initOrt, binding } = require('onnxruntime-node/dist/binding.js') as Binding
+initOrt()
+const sessions = new Map<string, Session>()
 
-const types: Record<Datatype, readonly [string, (new (buffer: ArrayBuffer) => object) | null]> = {
-  BOOL: ['bool', Uint8Array],
-  UINT8: ['uint8', Uint8Array],
-  UINT16: ['uint16', Uint16Array],
-  UINT32: ['uint32', Uint32Array],
-  UINT64: ['uint64', BigUint64Array],
-  INT8: ['int8', Int8Array],
-  INT16: ['int16', Int16Array],
-  INT32: ['int32', Int32Array],
-  INT64: ['int64', BigInt64Array],
-  FP16: ['float16', Uint16Array],
-  FP32: ['float32', Float32Array],
-  FP64: ['float64', Float64Array],
-  BYTES: ['string', null],
+const types: Record<
+  Datatype,
+  readonly [string, (new (buffer: ArrayBufferLike, at: number, n: number) => object) | null, number]
+> = {
+  BOOL: ['bool', Uint8Array, 1],
+  UINT8: ['uint8', Uint8Array, 1],
+  UINT16: ['uint16', Uint16Array, 2],
+  UINT32: ['uint32', Uint32Array, 4],
+  UINT64: ['uint64', BigUint64Array, 8],
+  INT8: ['int8', Int8Array, 1],
+  INT16: ['int16', Int16Array, 2],
+  INT32: ['int32', Int32Array, 4],
+  INT64: ['int64', BigInt64Array, 8],
+  FP16: ['float16', Uint16Array, 2],
+  FP32: ['float32', Float32Array, 4],
+  FP64: ['float64', Float64Array, 8],
+  BYTES: ['string', null, 1],
 }
 const datatypeOf = Object.fromEntries(Object.entries(types).map(([datatype, [type]]) => [type, datatype])) as Record<
   string,
@@ -53,10 +69,9 @@ function readStrings(data: Uint8Array): string[] {
 }
 
 function toOrt({ datatype, shape, data }: Tensor): OrtTensor {
-  const [type, View] = types[datatype]
+  const [type, View, size] = types[datatype]
   if (!View) return new ort.Tensor(type, readStrings(data), shape)
-  // The channel between processes gives no alignment; a typed array needs its own.
-  return new ort.Tensor(type, new View(data.slice().buffer), shape)
+  return new ort.Tensor(type, new View(data.buffer, data.byteOffset, data.length / size), shape)
 }
 
 function fromOrt(name: string, tensor: OrtTensor): Tensor {
@@ -76,35 +91,92 @@ function fromOrt(name: string, tensor: OrtTensor): Tensor {
   return { name, datatype, shape, data: new Uint8Array(buffer!, byteOffset, byteLength) }
 }
 
-async function handle(request: ExecutorRequest): Promise<Tensor[]> {
-  if (request.op === 'load') {
-    if (!sessions.has(request.model)) {
-      const session = await ort.InferenceSession.create(request.graph, {
-        executionProviders: ['cpu'],
-        intraOpNumThreads: request.threads,
-        interOpNumThreads: 1,
-        graphOptimizationLevel: 'all',
-        externalData: request.external,
-        logSeverityLevel: 4,
-        extra: { session: { intra_op: { allow_spinning: '0' } } },
-      })
-      sessions.set(request.model, session)
-    }
-    return []
-  }
-  const session = sessions.get(request.model)
-  if (!session) throw new Error('The model is not loaded in this executor.')
-  const outputs = await session.run(Object.fromEntries(request.feeds.map((tensor) => [tensor.name, toOrt(tensor)])))
-  return session.outputNames.map((name) => fromOrt(name, outputs[name]!))
+function load({ text, tensors: [graph, ...external] }: Message): void {
+  const { model, threads, provider } = JSON.parse(text) as { model: string; threads: number; provider: string }
+  const native = new binding.InferenceSession()
+  native.loadModel(graph!.data.buffer as ArrayBuffer, graph!.data.byteOffset, graph!.data.byteLength, {
+    executionProviders: [provider],
+    intraOpNumThreads: threads,
+    interOpNumThreads: 1,
+    graphOptimizationLevel: 'all',
+    externalData: external.map(({ name, data }) => ({ path: name, data })),
+    logSeverityLevel: 4,
+    extra: { session: { intra_op: { allow_spinning: '0' } } },
+  })
+  const outputs = native.outputMetadata.map(({ name }) => name)
+  sessions.set(model, { native, outputs, fetches: Object.fromEntries(outputs.map((name) => [name, null])) })
 }
 
-process.on('message', async (request: ExecutorRequest) => {
-  let response: ExecutorResponse
-  try {
-    response = { id: request.id, outputs: await handle(request) }
-  } catch (error) {
-    response = { id: request.id, error: error instanceof Error ? error.message : String(error) }
+function handle(message: Message): Tensor[] {
+  if (message.kind === kinds.load) {
+    load(message)
+    return []
   }
-  process.send?.(response)
+  const session = sessions.get(message.text)
+  if (message.kind === kinds.unload) {
+    session?.native.dispose()
+    sessions.delete(message.text)
+    return []
+  }
+  if (!session) throw new Error('The model is not loaded in this executor.')
+  const feeds: Record<string, OrtTensor> = {}
+  for (const tensor of message.tensors) feeds[tensor.name] = toOrt(tensor)
+  const results = session.native.run(feeds, session.fetches, {})
+  return session.outputs.map((name) => fromOrt(name, results[name]!))
+}
+
+function write(message: Message): void {
+  let parts = encodeMessage(message).filter(({ length }) => length > 0)
+  while (parts.length > 0) {
+    // The kernel takes at most 1,024 parts at a time (IOV_MAX), and may take fewer bytes than it was given.
+    let taken = writevSync(socket, parts.slice(0, 1_024))
+    let whole = 0
+    while (whole < parts.length && taken >= parts[whole]!.length) taken -= parts[whole++]!.length
+    parts = parts.slice(whole)
+    if (taken > 0) parts[0] = parts[0]!.subarray(taken)
+  }
+}
+
+/** Requests are read into the same memory again and again; only a model gets its own, which goes when it is loaded. */
+let buffer = Buffer.alloc(1_048_576)
+const largestKept = 268_435_456
+
+function fill(into: Buffer, from: number, until: number): number {
+  let at = from
+  while (at < until) {
+    const read = readSync(socket, into, at, Math.min(into.length - at, 1_073_741_824), null)
+    // The control process is gone, and with it the reason to be here.
+    if (read === 0) process.exit(0)
+    at += read
+  }
+  return at
+}
+
+function read(): Message {
+  const have = fill(buffer, 0, prefixLength)
+  const length = messageLength(buffer, Number.MAX_SAFE_INTEGER)
+  let into = buffer
+  if (length > into.length) {
+    into = Buffer.alloc(length)
+    buffer.copy(into, 0, 0, have)
+    if (length <= largestKept && buffer.readUInt8(16) === kinds.run) buffer = into
+  }
+  if (have < length) fill(into.subarray(0, length), have, length)
+  return decodeMessage(into.subarray(0, length))
+}
+
+write({
+  kind: kinds.ready,
+  id: 0,
+  text: JSON.stringify(ort.listSupportedBackends().map(({ name }) => name)),
+  tensors: [],
 })
-process.on('disconnect', () => process.exit(0))
+for (;;) {
+  const request = read()
+  try {
+    write({ kind: kinds.done, id: request.id, text: '', tensors: handle(request) })
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error)
+    write({ kind: kinds.failed, id: request.id, text: text.slice(0, 4_096), tensors: [] })
+  }
+}

@@ -16,7 +16,7 @@ export async function probeModel(
 ): Promise<Trial> {
   const open: Executor[] = []
   const start = async (count: number): Promise<TrialRun> => {
-    const executor = createExecutor({ threads: count })
+    const executor = createExecutor({ threads: count, spare: false })
     open.push(executor)
     await executor.load(model.loadable)
     return (feeds) => executor.run(model.loadable.digest, feeds, trialRunMs)

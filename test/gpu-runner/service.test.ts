@@ -426,7 +426,7 @@ describe('JobService', () => {
     again.close()
   })
 
-  test('behavior: an executor killed in the middle of a run costs nothing and is replaced', async () => {
+  test('behavior: an executor killed in the middle of a run costs another run, not the answer', async () => {
     let kill = true
     const model = served()
     const { service } = open({
@@ -440,11 +440,11 @@ describe('JobService', () => {
       },
     })
     const of = await channel()
-    expect(answered(await service.handle(await ask(of, 1n))).receipt).toMatchObject({ status: 2, cumulative: 0n })
+    expect(answered(await service.handle(await ask(of, 1n))).receipt).toMatchObject({ status: 0, cumulative: 10n })
     kill = false
-    expect(answered(await service.handle(await ask(of, 2n, { cumulative: 10n }))).receipt).toMatchObject({
+    expect(answered(await service.handle(await ask(of, 2n, { cumulative: 20n }))).receipt).toMatchObject({
       status: 0,
-      cumulative: 10n,
+      cumulative: 20n,
     })
   })
 

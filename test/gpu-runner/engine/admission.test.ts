@@ -26,7 +26,7 @@ if (!hasSuite) console.warn(`Skipped: the ONNX backend models are not at ${suite
 describe('tryModel', () => {
   const executors = new Map<number, Executor>()
   beforeAll(() => {
-    for (const threads of threadCounts) executors.set(threads, createExecutor({ threads }))
+    for (const threads of threadCounts) executors.set(threads, createExecutor({ threads, spare: false }))
   })
   afterAll(async () => {
     await Promise.all([...executors.values()].map((executor) => executor.stop()))

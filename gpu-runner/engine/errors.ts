@@ -1,0 +1,14 @@
+/** Reports that a model refused to load or to run: the model's or the input's fault, told to the buyer. */
+export class ModelError extends Error {
+  override name = 'ModelError'
+}
+
+/** Reports that a run took longer than allowed; the process that ran it was killed. */
+export class RunDeadlineError extends Error {
+  override name = 'RunDeadlineError'
+}
+
+/** Reports that an executor process died under a run, through no fault the model admits to. */
+export class ExecutorDiedError extends Error {
+  override name = 'ExecutorDiedError'
+}

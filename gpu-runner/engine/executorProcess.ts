@@ -1,0 +1,172 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import type { Socket } from 'node:net'
+import { join } from 'node:path'
+import type { Tensor } from '../../protocol/tensors.ts'
+import { ExecutorDiedError, ModelError, RunDeadlineError } from './errors.ts'
+import { decodeMessage, encodeMessage, type Kind, kinds, type Message, messageLength, prefixLength } from './wire.ts'
+
+/** Holds one executor process and the one thing it is doing. */
+export type ExecutorProcess = {
+  readonly pid: number | undefined
+  /** Settles when the process can take requests, with the execution providers it has; rejects when it never will. */
+  readonly ready: Promise<string[]>
+  /** Settles when the process has ended. */
+  readonly ended: Promise<void>
+  /** Sends a request and waits for its answer, one at a time. Past `limitMs` the process is killed. Throws ModelError, RunDeadlineError or ExecutorDiedError. */
+  request(request: { kind: Kind; text: string; tensors: Tensor[] }, limitMs: number): Promise<Tensor[]>
+  kill(): void
+  /** Tells whether the process is dead or about to be. */
+  gone(): boolean
+  /** Tells whether it ended though nobody here ended it. */
+  diedByItself(): boolean
+}
+
+/** Parts below this are copied into one write: a system call's list of many small parts costs more than the copy. */
+const gatherBelow = 65_536
+
+/** How long a process may take to start, in milliseconds. */
+const startLimitMs = 30_000
+
+/** Starts an executor process with nothing of ours in its environment. It talks over a socket pair that has no name, so nobody else can connect; `answerLimit` bounds the bytes of an answer. */
+export function startExecutorProcess({
+  workingDirectory,
+  environment = {},
+  answerLimit,
+  main = join(import.meta.dirname, 'executorMain.ts'),
+}: {
+  workingDirectory: string
+  environment?: Record<string, string>
+  answerLimit: number
+  main?: string
+}): ExecutorProcess {
+  const child: ChildProcess = spawn(process.execPath, ['--no-warnings', main], {
+    cwd: workingDirectory,
+    env: environment,
+    stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
+  })
+  const socket = child.stdio[3] as Socket
+  let waiting: { id: number; resolve: (message: Message) => void; reject: (error: Error) => void } | null = null
+  let nextId = 1
+  let gone: Error | null = null
+  let killed = false
+
+  const end = (error: Error) => {
+    gone ??= error
+    child.kill('SIGKILL')
+    waiting?.reject(gone)
+    waiting = null
+  }
+  const receive = messageReader(answerLimit, (message) => {
+    if (message.id !== waiting?.id) return end(new ExecutorDiedError('The executor answered what nobody asked.'))
+    const { resolve } = waiting
+    waiting = null
+    resolve(message)
+  })
+  socket.on('data', (chunk: Uint8Array) => {
+    try {
+      if (!gone) receive(chunk)
+    } catch {
+      // What runs models may be made to say anything; a process that talks nonsense has lost its trust.
+      end(new ExecutorDiedError('The executor sent bytes that are no message.'))
+    }
+  })
+  socket.on('error', () => end(new ExecutorDiedError('The executor process is gone.')))
+  child.on('error', (error) => end(new ExecutorDiedError(`The executor process did not start: ${error.message}`)))
+  const ended = new Promise<void>((resolve) => {
+    const finish = () => {
+      end(new ExecutorDiedError('The executor process died.'))
+      resolve()
+    }
+    child.once('exit', finish)
+    if (child.pid === undefined) child.once('error', finish)
+  })
+
+  const expect = (id: number, limitMs: number, late: () => Error): Promise<Message> => {
+    const timer = setTimeout(
+      () => {
+        killed = true
+        end(late())
+      },
+      Math.max(1, limitMs),
+    )
+    return new Promise<Message>((resolve, reject) => {
+      if (gone) reject(gone)
+      else waiting = { id, resolve, reject }
+    }).finally(() => clearTimeout(timer))
+  }
+  const ready = expect(
+    0,
+    startLimitMs,
+    () => new ExecutorDiedError('The executor process did not start in time.'),
+  ).then(({ text }) => JSON.parse(text) as string[])
+  ready.catch(() => {})
+
+  return {
+    pid: child.pid,
+    ready,
+    ended,
+    async request({ kind, text, tensors }, limitMs) {
+      await ready
+      if (waiting) throw new Error('An executor does one thing at a time.')
+      const id = nextId++
+      const answer = expect(id, limitMs, () => new RunDeadlineError(`The run took longer than ${limitMs} ms.`))
+      if (!gone) send(socket, encodeMessage({ kind, id, text, tensors }))
+      const message = await answer
+      if (message.kind === kinds.failed) throw new ModelError(message.text)
+      return message.tensors
+    },
+    kill() {
+      killed = true
+      end(new ExecutorDiedError('The executor process was stopped.'))
+    },
+    gone: () => gone !== null,
+    diedByItself: () => gone !== null && !killed,
+  }
+}
+
+function send(socket: Socket, parts: readonly Uint8Array[]): void {
+  const length = parts.reduce((sum, part) => sum + part.length, 0)
+  if (length <= gatherBelow) {
+    socket.write(parts.length === 1 ? parts[0]! : Buffer.concat(parts, length))
+    return
+  }
+  socket.cork()
+  for (const part of parts) socket.write(part)
+  socket.uncork()
+}
+
+/** Puts messages together from what a socket brings. The function it gives throws WireError on bytes that are none. */
+function messageReader(limit: number, deliver: (message: Message) => void): (chunk: Uint8Array) => void {
+  let prefix: Uint8Array = new Uint8Array(0)
+  let message: Uint8Array | null = null
+  let have = 0
+  return (chunk) => {
+    let rest = chunk
+    while (rest.length > 0) {
+      if (!message) {
+        if (prefix.length > 0) rest = Buffer.concat([prefix, rest])
+        prefix = new Uint8Array(0)
+        if (rest.length < prefixLength) {
+          prefix = rest.slice()
+          return
+        }
+        const length = messageLength(rest, limit)
+        if (rest.length >= length) {
+          deliver(decodeMessage(rest.subarray(0, length)))
+          rest = rest.subarray(length)
+          continue
+        }
+        message = Buffer.allocUnsafeSlow(length)
+        have = 0
+      }
+      const part = rest.subarray(0, message.length - have)
+      message.set(part, have)
+      have += part.length
+      rest = rest.subarray(part.length)
+      if (have < message.length) return
+      const whole = message
+      message = null
+      deliver(decodeMessage(whole))
+    }
+  }
+}

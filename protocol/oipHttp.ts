@@ -1,6 +1,14 @@
 import { fromUtf8, utf8 } from './bytes.ts'
 import type { TensorSpec } from './manifest.ts'
-import { joinPadded, lengthPrefixed, parseJson, readTensors, TensorError, tensorDataText } from './oip.ts'
+import {
+  binaryTensorText,
+  joinPadded,
+  lengthPrefixed,
+  parseJson,
+  readTensors,
+  TensorError,
+  tensorDataText,
+} from './oip.ts'
 import { elementCount, elementSize, type Tensor } from './tensors.ts'
 
 /** The Open Inference Protocol v2 over HTTP, with the binary tensor data extension: a JSON header, whose length a request header states, and raw tensors after it. */
@@ -161,11 +169,9 @@ export function readRawTensor(body: Uint8Array, specs: readonly TensorSpec[]): T
 }
 
 function tensorText(tensor: Tensor, binary: boolean): string {
-  const { name, datatype, shape, data } = tensor
-  const head = `{"name":${JSON.stringify(name)},"shape":[${shape.join()}],"datatype":"${datatype}",`
-  return binary
-    ? `${head}"parameters":{"binary_data_size":${data.length}}}`
-    : `${head}"data":${tensorDataText(tensor)}}`
+  if (binary) return binaryTensorText(tensor)
+  const { name, datatype, shape } = tensor
+  return `{"name":${JSON.stringify(name)},"shape":[${shape.join()}],"datatype":"${datatype}","data":${tensorDataText(tensor)}}`
 }
 
 /** Joins a header's members and its tensors, each in the form asked for. */
@@ -180,12 +186,9 @@ function writeBody(
     return text === '{}' ? '' : text.slice(1, -1)
   }
   const list = `"${member}":[${tensors.map(({ tensor, binary }) => tensorText(tensor, binary)).join()}]`
-  const json = utf8(`{${[rest(head), list, rest(tail)].filter((part) => part !== '').join()}}`)
-  const raw = tensors.filter(({ binary }) => binary)
-  if (raw.length === 0) return { bytes: json, headerLength: null }
-  const parts = raw.map(({ tensor }) => tensor.data)
-  const bytes = joinPadded(json, parts)
-  return { bytes, headerLength: bytes.length - parts.reduce((sum, { length }) => sum + length, 0) }
+  const json = `{${[rest(head), list, rest(tail)].filter((part) => part !== '').join()}}`
+  const raw = tensors.filter(({ binary }) => binary).map(({ tensor }) => tensor)
+  return raw.length === 0 ? { bytes: utf8(json), headerLength: null } : joinPadded(json, raw)
 }
 
 /** Writes an inference request, its inputs and the outputs it asks for in binary or in JSON. Throws TensorError for what has no JSON form. */

@@ -15,16 +15,27 @@ export function toHex(bytes: Uint8Array): Hex {
   return text as Hex
 }
 
+/** Values of hexadecimal digits by their character code; 255 for every other character below 128. */
+const digitValues = Uint8Array.from({ length: 128 }, (_, code) => {
+  const value = '0123456789abcdef'.indexOf(String.fromCharCode(code).toLowerCase())
+  return value < 0 ? 255 : value
+})
+
 /** Reads hexadecimal with or without 0x. Throws EncodingError on an odd length, a foreign character, or a length other than `size` bytes. */
 export function fromHex(text: string, size?: number): Uint8Array<ArrayBuffer> {
-  const digits = text.startsWith('0x') ? text.slice(2) : text
-  if (digits.length % 2 !== 0 || !/^[0-9a-fA-F]*$/.test(digits))
-    throw new EncodingError('Expected hexadecimal bytes, two digits each.')
-  if (size !== undefined && digits.length !== size * 2) {
-    throw new EncodingError(`Expected ${size} bytes of hexadecimal, got ${digits.length / 2}.`)
+  const start = text.startsWith('0x') ? 2 : 0
+  const length = (text.length - start) / 2
+  const foreign = () => new EncodingError('Expected hexadecimal bytes, two digits each.')
+  if (!Number.isInteger(length)) throw foreign()
+  const bytes = new Uint8Array(length)
+  for (let i = 0, at = start; i < length; i++, at += 2) {
+    const high = digitValues[text.charCodeAt(at)] ?? 255
+    const low = digitValues[text.charCodeAt(at + 1)] ?? 255
+    if ((high | low) > 15) throw foreign()
+    bytes[i] = (high << 4) | low
   }
-  const bytes = new Uint8Array(digits.length / 2)
-  for (let i = 0; i < bytes.length; i++) bytes[i] = Number.parseInt(digits.slice(i * 2, i * 2 + 2), 16)
+  if (size !== undefined && length !== size)
+    throw new EncodingError(`Expected ${size} bytes of hexadecimal, got ${length}.`)
   return bytes
 }
 
@@ -74,16 +85,35 @@ export function fromUtf8(bytes: Uint8Array): string {
 
 /** Writes an unsigned integer big-endian in `width` bytes. Throws EncodingError when it does not fit. */
 export function uint(value: bigint | number, width: number): Uint8Array<ArrayBuffer> {
-  let rest = BigInt(value)
-  if (rest < 0n || rest >> BigInt(width * 8) !== 0n)
-    throw new EncodingError(`${value} does not fit in ${width} unsigned bytes.`)
   const bytes = new Uint8Array(width)
-  for (let i = width - 1; i >= 0; i--) {
-    bytes[i] = Number(rest & 0xffn)
-    rest >>= 8n
-  }
+  setUint(bytes, 0, value, width)
   return bytes
 }
+
+/** Writes an unsigned integer big-endian in `width` bytes at an offset. Throws EncodingError when it does not fit. */
+export function setUint(bytes: Uint8Array, offset: number, value: bigint | number, width: number): void {
+  if (typeof value === 'number' && width <= 4) {
+    if (!Number.isInteger(value) || value < 0 || value >= 2 ** (width * 8)) throw tooWide(value, width)
+    for (let i = width - 1, rest = value; i >= 0; i--, rest = Math.floor(rest / 256)) bytes[offset + i] = rest
+    return
+  }
+  let rest = BigInt(value)
+  if (rest < 0n || rest >> BigInt(width * 8) !== 0n) throw tooWide(value, width)
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  let end = offset + width
+  // Eight bytes at a time: arithmetic on bigints costs more than everything around it.
+  for (; end - offset >= 8; end -= 8) {
+    view.setBigUint64(end - 8, rest)
+    rest = end - offset > 8 ? rest >> 64n : 0n
+  }
+  for (; end > offset; end--) {
+    bytes[end - 1] = Number(rest & 0xffn)
+    rest >>= 8n
+  }
+}
+
+const tooWide = (value: bigint | number, width: number) =>
+  new EncodingError(`${value} does not fit in ${width} unsigned bytes.`)
 
 /** Reads a big-endian unsigned integer of any width. */
 export function readUint(bytes: Uint8Array): bigint {

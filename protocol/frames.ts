@@ -5,10 +5,10 @@ import {
   decodeDetail,
   decodeReceipt,
   detailLength,
-  encodeDetail,
-  encodeReceipt,
   type Receipt,
   receiptLength,
+  setDetail,
+  setReceipt,
 } from './receipt.ts'
 import { decodeTerms, encodeTerms, type Terms, termsLength } from './terms.ts'
 
@@ -164,8 +164,8 @@ export function encodeJobAnswer(answer: JobAnswer): Uint8Array<ArrayBuffer> {
   const view = new DataView(bytes.buffer)
   bytes[0] = frameType.jobAnswer
   view.setUint32(1, answer.ticket)
-  bytes.set(encodeReceipt(answer.receipt), 5)
-  bytes.set(encodeDetail(answer.detail), 102)
+  setReceipt(bytes, 5, answer.receipt)
+  setDetail(bytes, 102, answer.detail)
   bytes.set(answer.signature, 214)
   view.setUint32(279, index)
   view.setUint32(283, count)

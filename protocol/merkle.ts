@@ -1,13 +1,15 @@
-import { concat, equalBytes } from './bytes.ts'
+import { equalBytes } from './bytes.ts'
 import { sha256 } from './hash.ts'
 
 /** Proves that a leaf is the `index`-th of `count` under a root; `path` runs from the leaf's sibling up. */
 export type MerkleProof = { index: number; count: number; path: Uint8Array[] }
 
-const nodePrefix = new Uint8Array([0x01])
-
 function node(left: Uint8Array, right: Uint8Array): Uint8Array {
-  return sha256(concat(nodePrefix, left, right))
+  const bytes = new Uint8Array(1 + left.length + right.length)
+  bytes[0] = 0x01
+  bytes.set(left, 1)
+  bytes.set(right, 1 + left.length)
+  return sha256(bytes)
 }
 
 /** Builds RFC 9162's tree over leaf hashes, level by level; an unpaired last node moves up unchanged, which is the same tree as splitting at the largest power of two. */

@@ -1,4 +1,4 @@
-import { concat, EncodingError, fromHex, type Hex, Reader, toHex, uint, utf8 } from './bytes.ts'
+import { concat, EncodingError, fromHex, type Hex, Reader, setUint, toHex, utf8 } from './bytes.ts'
 import { sha256 } from './hash.ts'
 
 /** Numbers how a job ended; everything but `ok` costs nothing. */
@@ -25,19 +25,24 @@ export const detailLength = 112
 /** Length of an encoded receipt, in bytes. */
 export const receiptLength = 97
 
-function fixed(bytes: Uint8Array, size: number, field: string): Uint8Array {
+function setFixed(into: Uint8Array, offset: number, bytes: Uint8Array, size: number, field: string): void {
   if (bytes.length !== size) throw new EncodingError(`${field} takes ${size} bytes, got ${bytes.length}.`)
-  return bytes
+  into.set(bytes, offset)
 }
 
 /** Writes a detail in its fixed-width form. */
 export function encodeDetail(detail: Detail): Uint8Array {
-  return concat(
-    fixed(detail.input, 32, 'input'),
-    fixed(detail.output, 32, 'output'),
-    fixed(detail.execution, 32, 'execution'),
-    uint(detail.price, 16),
-  )
+  const bytes = new Uint8Array(detailLength)
+  setDetail(bytes, 0, detail)
+  return bytes
+}
+
+/** Writes a detail in its fixed-width form at an offset. */
+export function setDetail(bytes: Uint8Array, offset: number, detail: Detail): void {
+  setFixed(bytes, offset, detail.input, 32, 'input')
+  setFixed(bytes, offset + 32, detail.output, 32, 'output')
+  setFixed(bytes, offset + 64, detail.execution, 32, 'execution')
+  setUint(bytes, offset + 96, detail.price, 16)
 }
 
 /** Reads a detail. Throws EncodingError unless it is exactly 112 bytes. */
@@ -50,19 +55,27 @@ export function decodeDetail(bytes: Uint8Array): Detail {
 
 /** Computes the digest of a detail. */
 export function detailDigest(detail: Detail): Uint8Array {
-  return sha256(concat(detailTag, encodeDetail(detail)))
+  const bytes = new Uint8Array(detailTag.length + detailLength)
+  bytes.set(detailTag)
+  setDetail(bytes, detailTag.length, detail)
+  return sha256(bytes)
 }
 
 /** Writes a receipt in its fixed-width form. */
 export function encodeReceipt(receipt: Receipt): Uint8Array {
-  return concat(
-    fixed(receipt.channel, 32, 'channel'),
-    uint(receipt.job, 8),
-    uint(receipt.status, 1),
-    uint(receipt.cumulative, 16),
-    uint(receipt.finishedAt, 8),
-    fixed(receipt.detail, 32, 'detail'),
-  )
+  const bytes = new Uint8Array(receiptLength)
+  setReceipt(bytes, 0, receipt)
+  return bytes
+}
+
+/** Writes a receipt in its fixed-width form at an offset. */
+export function setReceipt(bytes: Uint8Array, offset: number, receipt: Receipt): void {
+  setFixed(bytes, offset, receipt.channel, 32, 'channel')
+  setUint(bytes, offset + 32, receipt.job, 8)
+  setUint(bytes, offset + 40, receipt.status, 1)
+  setUint(bytes, offset + 41, receipt.cumulative, 16)
+  setUint(bytes, offset + 57, receipt.finishedAt, 8)
+  setFixed(bytes, offset + 65, receipt.detail, 32, 'detail')
 }
 
 /** Reads a receipt. Throws EncodingError unless it is exactly 97 bytes. */
@@ -82,7 +95,10 @@ export function decodeReceipt(bytes: Uint8Array): Receipt {
 
 /** Computes the Merkle leaf of a receipt (leaf domain 0x00, RFC 9162 §2.1.1). */
 export function receiptLeaf(receipt: Receipt): Uint8Array {
-  return sha256(concat(receiptTag, encodeReceipt(receipt)))
+  const bytes = new Uint8Array(receiptTag.length + receiptLength)
+  bytes.set(receiptTag)
+  setReceipt(bytes, receiptTag.length, receipt)
+  return sha256(bytes)
 }
 
 /** Shows a receipt as JSON: bytes as hexadecimal, amounts as decimal strings. */

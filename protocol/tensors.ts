@@ -1,4 +1,4 @@
-import { compareBytes, concat, EncodingError, fromUtf8, Reader, uint, utf8 } from './bytes.ts'
+import { compareBytes, EncodingError, fromUtf8, Reader, utf8 } from './bytes.ts'
 import { sha256 } from './hash.ts'
 
 /** Lists the Open Inference Protocol v2 datatypes. */
@@ -88,7 +88,7 @@ export function checkTensorLength({ name, datatype, shape, data }: Tensor): void
   }
 }
 
-type Prepared = { tensor: Tensor; nameBytes: Uint8Array; header: Uint8Array }
+type Prepared = { tensor: Tensor; nameBytes: Uint8Array; datatype: Uint8Array }
 
 function prepare(tensors: readonly Tensor[]): Prepared[] {
   const prepared = tensors.map((tensor) => {
@@ -97,19 +97,9 @@ function prepare(tensors: readonly Tensor[]): Prepared[] {
     if (nameBytes.length === 0 || nameBytes.length > 0xffff)
       throw new EncodingError('A tensor name takes 1 to 65,535 bytes.')
     // A lone surrogate and U+FFFD encode alike, so a name must survive the round trip to have one encoding.
-    if (fromUtf8(nameBytes) !== tensor.name) throw new EncodingError('A tensor name must be well-formed Unicode.')
+    if (!tensor.name.isWellFormed()) throw new EncodingError('A tensor name must be well-formed Unicode.')
     if (tensor.shape.length > 255) throw new EncodingError(`Tensor "${tensor.name}" has more than 255 dimensions.`)
-    const datatype = utf8(tensor.datatype)
-    const header = concat(
-      uint(nameBytes.length, 2),
-      nameBytes,
-      uint(datatype.length, 1),
-      datatype,
-      uint(tensor.shape.length, 1),
-      ...tensor.shape.map((dimension) => uint(dimension, 8)),
-      uint(tensor.data.length, 8),
-    )
-    return { tensor, nameBytes, header }
+    return { tensor, nameBytes, datatype: datatypeBytes[tensor.datatype] }
   })
   if (prepared.length > 1) prepared.sort((a, b) => compareBytes(a.nameBytes, b.nameBytes))
   for (let i = 1; i < prepared.length; i++) {
@@ -120,10 +110,49 @@ function prepare(tensors: readonly Tensor[]): Prepared[] {
   return prepared
 }
 
+const datatypeBytes = Object.fromEntries(datatypes.map((name) => [name, utf8(name)])) as Record<Datatype, Uint8Array>
+
+const lengthOf = ({ tensor, nameBytes, datatype }: Prepared) =>
+  2 + nameBytes.length + 1 + datatype.length + 1 + 8 * tensor.shape.length + 8 + tensor.data.length
+
+/** Writes the canonical bytes of a set of tensors behind `prefix`, in one pass: they are hashed for every answer. */
+function writeCanonical(prefix: readonly Uint8Array[], tensors: readonly Tensor[]): Uint8Array<ArrayBuffer> {
+  const prepared = prepare(tensors)
+  let length = 4
+  for (const part of prefix) length += part.length
+  for (const each of prepared) length += lengthOf(each)
+  const bytes = new Uint8Array(length)
+  const view = new DataView(bytes.buffer)
+  let offset = 0
+  const put = (part: Uint8Array) => {
+    bytes.set(part, offset)
+    offset += part.length
+  }
+  const putU64 = (value: number) => {
+    view.setUint32(offset, Math.floor(value / 2 ** 32))
+    view.setUint32(offset + 4, value % 2 ** 32)
+    offset += 8
+  }
+  for (const part of prefix) put(part)
+  view.setUint32(offset, prepared.length)
+  offset += 4
+  for (const { tensor, nameBytes, datatype } of prepared) {
+    view.setUint16(offset, nameBytes.length)
+    offset += 2
+    put(nameBytes)
+    bytes[offset++] = datatype.length
+    put(datatype)
+    bytes[offset++] = tensor.shape.length
+    for (const dimension of tensor.shape) putU64(dimension)
+    putU64(tensor.data.length)
+    put(tensor.data)
+  }
+  return bytes
+}
+
 /** Writes the canonical bytes of a set of tensors, sorted by name. Throws EncodingError on a repeated name or a wrong length. */
 export function canonicalTensors(tensors: readonly Tensor[]): Uint8Array {
-  const prepared = prepare(tensors)
-  return concat(uint(prepared.length, 4), ...prepared.flatMap(({ tensor, header }) => [header, tensor.data]))
+  return writeCanonical([], tensors)
 }
 
 /** Reads canonical bytes back. Throws EncodingError unless the bytes are exactly what `canonicalTensors` would write. */
@@ -162,5 +191,5 @@ const commitmentTag = utf8('ASY1tens')
 /** Commits to a set of tensors under a 32-byte salt, so a small input cannot be guessed from its digest. */
 export function tensorCommitment(salt: Uint8Array, tensors: readonly Tensor[]): Uint8Array {
   if (salt.length !== 32) throw new EncodingError(`A salt takes 32 bytes, got ${salt.length}.`)
-  return sha256(concat(commitmentTag, salt, canonicalTensors(tensors)))
+  return sha256(writeCanonical([commitmentTag, salt], tensors))
 }

@@ -48,6 +48,10 @@ export type ExecutorOptions = {
   spare?: boolean
   /** What processes find in their environment: nothing unless told, as a GPU's libraries may need. */
   environment?: Record<string, string>
+  /** The longest wait before a process that died of itself is replaced. */
+  longestBackoffMs?: number
+  /** The program of a process. */
+  main?: string
   now?: () => number
 }
 
@@ -58,9 +62,8 @@ const longestRunMs = 600_000
 const crashesAllowed = 12
 const crashWindowMs = 60_000
 
-/** The wait before a process is started after one that died young: doubled with each in a row, in milliseconds. */
+/** The wait before a process is started after one that died of itself: doubled with each in a row, in milliseconds. */
 const shortestBackoffMs = 50
-const longestBackoffMs = 5_000
 
 type Known = { digest: string; bytes: number; read: () => Promise<LoadableModel>; crashes: number[] }
 type Worker = { process: ExecutorProcess; providers: string[]; resident: Resident }
@@ -98,6 +101,8 @@ class ExecutorPool implements Executor {
       answerLimit: 2 ** 30,
       spare: true,
       environment: {},
+      longestBackoffMs: 5_000,
+      main: join(import.meta.dirname, 'executorMain.ts'),
       now: () => performance.now(),
       ...options,
     }
@@ -110,7 +115,8 @@ class ExecutorPool implements Executor {
     const { digest } = model
     const known: Known = { digest, bytes: bytesOf(model), read: async () => model, crashes: [] }
     try {
-      await this.#use(known, now() + 2 * loadLimitMs, async () => {})
+      // Every process may be at a run that takes as long as any.
+      await this.#use(known, now() + longestRunMs + 2 * loadLimitMs, async () => {})
     } catch (error) {
       if (!(error instanceof ExecutorDiedError)) throw error
       throw new ModelError('The model ended two processes that were loading it.')
@@ -139,7 +145,8 @@ class ExecutorPool implements Executor {
   }
 
   pid(): number | undefined {
-    return (this.#current?.process ?? this.#processes.values().next().value)?.pid
+    if (this.#current && !this.#current.process.gone()) return this.#current.process.pid
+    return [...this.#processes].find((process) => !process.gone())?.pid
   }
 
   async stop(): Promise<void> {
@@ -151,10 +158,10 @@ class ExecutorPool implements Executor {
 
   /** Starts a process, loads what it should know, and lets it work. One that follows others that died waits a little longer each time. */
   async #start(): Promise<void> {
+    const { answerLimit, environment, longestBackoffMs, main, memoryBudget } = this.#options
     if (this.#diedInARow > 0) await sleep(Math.min(shortestBackoffMs * 2 ** this.#diedInARow, longestBackoffMs))
     if (this.#stopped) return
-    const { answerLimit, environment, memoryBudget } = this.#options
-    const process = startExecutorProcess({ workingDirectory: this.#workingDirectory, environment, answerLimit })
+    const process = startExecutorProcess({ workingDirectory: this.#workingDirectory, environment, answerLimit, main })
     this.#processes.add(process)
     void process.ended.then(() => {
       this.#processes.delete(process)

@@ -1,6 +1,5 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import type { Socket } from 'node:net'
-import { join } from 'node:path'
 import type { Tensor } from '../../protocol/tensors.ts'
 import { ExecutorDiedError, ModelError, RunDeadlineError } from './errors.ts'
 import { decodeMessage, encodeMessage, type Kind, kinds, type Message, messageLength, prefixLength } from './wire.ts'
@@ -32,12 +31,12 @@ export function startExecutorProcess({
   workingDirectory,
   environment = {},
   answerLimit,
-  main = join(import.meta.dirname, 'executorMain.ts'),
+  main,
 }: {
   workingDirectory: string
   environment?: Record<string, string>
   answerLimit: number
-  main?: string
+  main: string
 }): ExecutorProcess {
   const child: ChildProcess = spawn(process.execPath, ['--no-warnings', main], {
     cwd: workingDirectory,

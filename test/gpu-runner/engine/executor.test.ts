@@ -1,0 +1,224 @@
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, describe, expect, test } from 'vitest'
+import { createExecutor, type Executor, type ExecutorOptions } from '../../../gpu-runner/engine/executor.ts'
+import { startExecutorProcess } from '../../../gpu-runner/engine/executorProcess.ts'
+import { kinds } from '../../../gpu-runner/engine/wire.ts'
+import type { Tensor } from '../../../protocol/tensors.ts'
+import * as graphs from './graphs.ts'
+
+const tiny = { digest: '0x01', graph: graphs.mlp(4, 8, 3), external: [] }
+/** Takes seconds for a thousand rows, so that it can be caught at work. */
+const slow = { digest: '0x02', graph: graphs.mlp(64, 4_096, 4_096, 4_096, 4), external: [] }
+const rowsOf = (width: number, count = 1): Tensor[] => [
+  {
+    name: 'x',
+    datatype: 'FP32',
+    shape: [count, width],
+    data: new Uint8Array(Float32Array.from({ length: count * width }, (_, at) => at % 7).buffer),
+  },
+]
+const long = 60_000
+
+describe('createExecutor', () => {
+  const open: Executor[] = []
+  const start = (options: Partial<ExecutorOptions> = {}) => {
+    const executor = createExecutor({ threads: 1, ...options })
+    open.push(executor)
+    return executor
+  }
+  afterEach(async () => {
+    await Promise.all(open.splice(0).map((executor) => executor.stop()))
+  })
+
+  test('behavior: several runs at a time, and more runs than processes', async () => {
+    const executor = start({ executors: 2 })
+    await executor.load(tiny)
+    const answers = await Promise.all(Array.from({ length: 20 }, () => executor.run('0x01', rowsOf(4), long)))
+    expect(new Set(answers.map(([tensor]) => Buffer.from(tensor!.data).toString('hex'))).size).toBe(1)
+  })
+
+  test.each([1, 3, 64, 5_000, 100_000])('behavior: %d rows come through unchanged', async (count) => {
+    const executor = start({ spare: false })
+    await executor.load({ digest: '0x03', graph: graphs.elementwise('Neg', 5), external: [] })
+    const [input] = rowsOf(5, count)
+    const [output] = await executor.run('0x03', [input!], long)
+    const expected = new Float32Array(input!.data.buffer).map((value) => -value)
+    expect(output!.shape).toEqual([count, 5])
+    expect(Buffer.from(expected.buffer).equals(output!.data)).toBe(true)
+  })
+
+  test('attack: a process killed under a run costs another run, and its neighbour nothing', async () => {
+    const executor = start({ executors: 2 })
+    await Promise.all([executor.load(tiny), executor.load(slow)])
+    const late = executor.run('0x02', rowsOf(64, 200), long)
+    const killed = executor.pid()!
+    const neighbour = executor.run('0x01', rowsOf(4), long)
+    process.kill(killed, 'SIGKILL')
+    expect(await neighbour).toHaveLength(1)
+    expect((await late)[0]!.shape).toEqual([200, 4])
+    expect(existsSync(`/proc/${killed}`)).toBe(false)
+  })
+
+  test('attack: a process killed while idle is missed by nobody', async () => {
+    const executor = start()
+    await executor.load(tiny)
+    for (let i = 0; i < 3; i++) {
+      await executor.run('0x01', rowsOf(4), long)
+      process.kill(executor.pid()!, 'SIGKILL')
+    }
+    expect(await executor.run('0x01', rowsOf(4), long)).toHaveLength(1)
+  })
+
+  test('attack: a run past its deadline is killed, and the next has a process with its model at once', async () => {
+    const executor = start()
+    await executor.load(tiny)
+    await executor.load(slow)
+    await untilWarm(executor, ['0x01', '0x02'])
+    await expect(executor.run('0x02', rowsOf(64, 4_000), 50)).rejects.toMatchObject({ name: 'RunDeadlineError' })
+    // Far less than a process takes to start and load: another stood by.
+    expect(await executor.run('0x01', rowsOf(4), 100)).toHaveLength(1)
+  })
+
+  test('behavior: a run that waits for a process past its deadline is told so, and kills nothing', async () => {
+    const executor = start()
+    await executor.load(tiny)
+    await executor.load(slow)
+    const busy = executor.run('0x02', rowsOf(64, 400), long)
+    const pid = executor.pid()
+    await expect(executor.run('0x01', rowsOf(4), 20)).rejects.toMatchObject({ name: 'RunDeadlineError' })
+    expect(await busy).toHaveLength(1)
+    expect(executor.pid()).toBe(pid)
+    expect(await executor.run('0x01', rowsOf(4), long)).toHaveLength(1)
+  })
+
+  test('attack: a model that takes too long to load is refused, and the executor lives on', async () => {
+    const executor = start({ loadLimitMs: 5, spare: false })
+    await expect(executor.load(slow)).rejects.toMatchObject({ name: 'ModelError', message: /longer than 5 ms/ })
+    await expect(executor.run('0x02', rowsOf(64), long)).rejects.toMatchObject({ name: 'ModelError' })
+  })
+
+  test('attack: bytes that are no model are refused, inputs that do not fit as well, and the process is the same', async () => {
+    const executor = start({ spare: false })
+    await executor.load(tiny)
+    const pid = executor.pid()
+    const garbage = { digest: '0x04', graph: new Uint8Array(100).fill(7), external: [] }
+    await expect(executor.load(garbage)).rejects.toMatchObject({ name: 'ModelError' })
+    await expect(executor.run('0x01', rowsOf(5), long)).rejects.toMatchObject({ name: 'ModelError' })
+    await expect(executor.run('0x01', [], long)).rejects.toMatchObject({ name: 'ModelError' })
+    expect(await executor.run('0x01', rowsOf(4), long)).toHaveLength(1)
+    expect(executor.pid()).toBe(pid)
+  })
+
+  test('behavior: the least recently used model leaves memory for another, and comes back when asked for', async () => {
+    const size = tiny.graph.length
+    const executor = start({ spare: false, memoryBudget: size * 2.5 })
+    let read = 0
+    const models = ['0xa', '0xb', '0xc'].map((digest) => ({ ...tiny, digest }))
+    for (const model of models) {
+      await executor.load(model, async () => {
+        read++
+        return model
+      })
+    }
+    expect(executor.warm().sort()).toEqual(['0xb', '0xc'])
+    await executor.run('0xb', rowsOf(4), long)
+    expect([await executor.run('0xa', rowsOf(4), long), read]).toEqual([[expect.objectContaining({ name: 'y' })], 1])
+    expect(executor.warm().sort()).toEqual(['0xa', '0xb'])
+  })
+
+  test('behavior: a model larger than the budget is held alone', async () => {
+    const executor = start({ spare: false, memoryBudget: 10 })
+    await executor.load(tiny)
+    await executor.load({ ...tiny, digest: '0x05' })
+    expect(executor.warm()).toEqual(['0x05'])
+    expect(await executor.run('0x01', rowsOf(4), long)).toHaveLength(1)
+  })
+
+  test('behavior: a process finds nothing in its environment and an empty folder around it', async () => {
+    const executor = start({ spare: false })
+    await executor.load(tiny)
+    const pid = executor.pid()!
+    const folder = readlinkSync(`/proc/${pid}/cwd`)
+    expect(readFileSync(`/proc/${pid}/environ`, 'utf8')).toBe('')
+    expect(readdirSync(folder)).toEqual([])
+    expect(folder.startsWith(tmpdir())).toBe(true)
+  })
+
+  test('refusal: an execution provider the runtime does not have', async () => {
+    const executor = start({ spare: false, provider: 'coreml' as 'cpu' })
+    await expect(executor.load(tiny)).rejects.toThrow(/no execution provider "coreml"; it has cpu/)
+  })
+
+  test('attack: a model that ends every process it runs in is soon not tried, and no other suffers', async () => {
+    let clock = 0
+    const executor = start({
+      main: join(import.meta.dirname, 'liar.ts'),
+      environment: { LIE: 'crash' },
+      longestBackoffMs: 1,
+      now: () => performance.now() + clock,
+    })
+    await executor.load(tiny)
+    await executor.load({ ...tiny, digest: '0xdead' })
+    const names: string[] = []
+    for (let i = 0; i < 8; i++) {
+      names.push(
+        await executor.run('0xdead', rowsOf(4), long).then(
+          () => 'answered',
+          ({ name }: Error) => name,
+        ),
+      )
+      expect(await executor.run('0x01', rowsOf(4), long)).toEqual([])
+    }
+    expect(names).toEqual([...Array(6).fill('ExecutorDiedError'), 'ModelError', 'ModelError'])
+    clock = 61_000
+    await expect(executor.run('0xdead', rowsOf(4), long)).rejects.toMatchObject({ name: 'ExecutorDiedError' })
+  })
+
+  async function untilWarm(executor: Executor, digests: string[]) {
+    // The process that stands by loads in the background; what is measured is what happens once it has.
+    await sleep(200)
+    while (digests.some((digest) => !executor.warm().includes(digest))) await sleep(50)
+    await sleep(1_500)
+  }
+})
+
+describe('startExecutorProcess', () => {
+  const lie = (LIE: string) =>
+    startExecutorProcess({
+      workingDirectory: tmpdir(),
+      environment: { LIE },
+      answerLimit: 2 ** 20,
+      main: join(import.meta.dirname, 'liar.ts'),
+    })
+  const ask = { kind: kinds.run, text: '0x01', tensors: rowsOf(4) }
+
+  test.each([
+    ['bytes that are no message', 'garbage'],
+    ['a message without end', 'huge'],
+    ['an answer to another question', 'stranger'],
+    ['a kind that does not exist', 'unknown'],
+  ])('attack: a process that answers %s is killed and not listened to', async (_, name) => {
+    const liar = lie(name)
+    await expect(liar.request(ask, long)).rejects.toMatchObject({ name: 'ExecutorDiedError' })
+    await liar.ended
+    await expect(liar.request(ask, long)).rejects.toMatchObject({ name: 'ExecutorDiedError' })
+    expect(liar.gone()).toBe(true)
+  })
+
+  test('attack: a process that answers twice is killed at the second', async () => {
+    const liar = lie('twice')
+    expect(await liar.request(ask, long)).toEqual([])
+    await liar.ended
+    expect(liar.gone()).toBe(true)
+  })
+
+  test('attack: a process that never answers is killed at the deadline', async () => {
+    const liar = lie('silent')
+    await expect(liar.request(ask, 300)).rejects.toMatchObject({ name: 'RunDeadlineError' })
+    await liar.ended
+    expect(liar.diedByItself()).toBe(false)
+  })
+})

@@ -187,6 +187,7 @@ const options = {
   budget: { type: 'string' },
   require: { type: 'string' },
   keep: { type: 'string' },
+  'on-behalf-of': { type: 'string' },
 } as const
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof options; allowPositionals: true }>>['values']
@@ -288,6 +289,9 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
       throw new UsageError(
         `Whoever reaches ${host} can spend your deposit: set ASSAY_PROXY_TOKEN, which callers must show.`,
       )
+    const onBehalfOf = values['on-behalf-of']
+    if (onBehalfOf !== undefined && !/^0x[0-9a-fA-F]{40}$/.test(onBehalfOf))
+      throw new UsageError('--on-behalf-of takes the address of the buyer who gave a mandate.')
     if (keep !== undefined) mkdirSync(keep, { recursive: true, mode: 0o700 })
     const proxy = createProxy({
       buyer: new Assay({
@@ -295,6 +299,7 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
         signer: createSigner(fromHex(keyOf('buyer'), 32)),
         network,
         roots: rootsFor(network.chainId),
+        ...(onBehalfOf === undefined ? {} : { onBehalfOf: onBehalfOf as Hex }),
       }),
       models: values.model ?? [],
       hosts: values['allow-host'] ?? [],

@@ -1,10 +1,13 @@
 import { spawn, spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Assay } from '../../client/assay.ts'
 import { createOipClient, OipError } from '../../client/oip.ts'
 import { bundleName, createProxy } from '../../client/proxy.ts'
 import { type Listening, serve } from '../../client/proxyServer.ts'
+import { developmentKey } from '../../dev/keys.ts'
 import { createRandom, drawDigit } from '../../dev/sample/glyphs.ts'
 import { sampleModel } from '../../dev/sample/model.ts'
 import { localBuyer } from '../../dev/story.ts'
@@ -153,12 +156,14 @@ describe('assay proxy, on a real marketplace', () => {
   let owner: Hex
   const bundles = new Map<string, Bundle>()
   let development: string
+  let edge: string
   const pixels = (digit: number) => drawDigit(digit, createRandom(digit + 1))
 
   beforeAll(async () => {
     const opened = await openMarketplace()
     close = opened.close
     development = opened.marketplace.developmentRoot
+    edge = opened.marketplace.edgeUrl
     const runner = await opened.marketplace.startRunner()
     buyer = localBuyer(opened.marketplace)
     digest = await list(buyer, runner, sampleModel().graph, 'digits')
@@ -246,6 +251,49 @@ describe('assay proxy, on a real marketplace', () => {
   test('refusal: a model that is listed and not served here', async () => {
     const client = createOipClient({ baseUrl: listening.url })
     await expect(client.model('nothing-of-the-kind')).rejects.toMatchObject({ status: 404 })
+  })
+
+  test('behavior: `assay proxy` serves the same, keeps bundles only its owner may read, and ends when told', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'assay-proxy-'))
+    const cli = join(import.meta.dirname, '../../client/cli.ts')
+    const { PATH = '' } = process.env
+    const run = (args: string[], env: Record<string, string> = {}) => {
+      const child = spawn(
+        process.execPath,
+        ['--no-warnings', cli, 'proxy', '--edge', edge, '--port', '0', '--json', ...args],
+        {
+          env: { PATH, ASSAY_KEY: developmentKey('buyer'), ASSAY_DEVELOPMENT_ROOT: development, ...env },
+        },
+      )
+      let errors = ''
+      child.stderr.on('data', (chunk) => {
+        errors += chunk
+      })
+      const ended = new Promise<number | null>((resolve) => child.on('close', resolve))
+      return { child, ended, errors: () => errors }
+    }
+    const open = run(['--host', '0.0.0.0'])
+    expect(await open.ended).toBe(2)
+    expect(open.errors()).toContain('ASSAY_PROXY_TOKEN')
+
+    const { child, ended, errors } = run(['--keep', folder, '--model', digest, '--budget', '1000'], {
+      ASSAY_PROXY_TOKEN: 'correct horse',
+    })
+    const line = await new Promise<string>((resolve) => child.stdout.once('data', (chunk) => resolve(String(chunk))))
+    const { url } = JSON.parse(line) as { url: string }
+    const inputs = [{ name: 'pixels', shape: [1, 64], data: pixels(7) }]
+    await expect(createOipClient({ baseUrl: url }).infer('digits', { inputs })).rejects.toMatchObject({ status: 401 })
+    const client = createOipClient({ baseUrl: url, headers: { authorization: 'Bearer correct horse' } })
+    const answer = await client.infer('digits', { inputs })
+    const file = join(folder, answer.headers.get('assay-bundle')!)
+    expect(statSync(file).mode & 0o777).toBe(0o600)
+    expect((JSON.parse(readFileSync(file, 'utf8')) as Bundle).receipt.channel).toBe(answer.parameters.assay_channel)
+    await expect(client.infer('digits', { inputs })).rejects.toMatchObject({ status: 402 })
+    expect(errors()).not.toContain(developmentKey('buyer').slice(2))
+    expect(errors()).toContain('POST /v2/models/digits/infer 200 price=1000')
+    child.kill('SIGTERM')
+    expect(await ended).toBe(0)
+    rmSync(folder, { recursive: true })
   })
 
   test.skipIf(!hasTriton)(

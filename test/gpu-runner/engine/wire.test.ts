@@ -1,0 +1,66 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { decodeMessage, encodeMessage, kinds, messageLength, WireError } from '../../../gpu-runner/engine/wire.ts'
+import { concat } from '../../../protocol/bytes.ts'
+import { datatypes } from '../../../protocol/tensors.ts'
+
+const tensor = fc.record({
+  name: fc.string({ unit: 'grapheme', maxLength: 20 }),
+  datatype: fc.constantFrom(...datatypes),
+  shape: fc.array(fc.nat(), { maxLength: 5 }),
+  data: fc.uint8Array({ maxLength: 100 }),
+})
+const message = fc.record({
+  kind: fc.constantFrom(...Object.values(kinds)),
+  id: fc.nat(0xffff_ffff),
+  text: fc.string({ unit: 'grapheme', maxLength: 100 }),
+  tensors: fc.array(tensor, { maxLength: 5 }),
+})
+
+describe('the bytes between the control process and an executor', () => {
+  test('property: a message comes back as it was, its tensors at multiples of 8', () => {
+    fc.assert(
+      fc.property(message, (sent) => {
+        const bytes = concat(...encodeMessage(sent))
+        expect(messageLength(bytes, 2 ** 30)).toBe(bytes.length)
+        const received = decodeMessage(bytes)
+        expect(received).toEqual(sent)
+        for (const { data } of received.tensors) expect(data.byteOffset % 8).toBe(0)
+      }),
+    )
+  })
+
+  test('property: whatever bytes come, what is thrown says that they are no message', () => {
+    const attempt = (bytes: Uint8Array) => {
+      try {
+        decodeMessage(bytes)
+      } catch (error) {
+        expect(error).toBeInstanceOf(WireError)
+      }
+    }
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
+        attempt(bytes)
+      }),
+    )
+    fc.assert(
+      fc.property(message, fc.nat(), fc.nat(255), fc.nat(), (sent, at, byte, cut) => {
+        const bytes = concat(...encodeMessage(sent))
+        bytes[at % bytes.length] = byte
+        attempt(bytes)
+        attempt(bytes.subarray(0, cut % (bytes.length + 1)))
+      }),
+      { numRuns: 1_000 },
+    )
+  })
+
+  test('refusal: a length past the limit, or none that can be', () => {
+    const [head] = encodeMessage({ kind: kinds.run, id: 1, text: '', tensors: [] })
+    expect(() => messageLength(head!, 31)).toThrow(/at most 31/)
+    const view = new DataView(head!.buffer)
+    for (const payload of [-8, 0.5, Number.NaN, 2 ** 60, 7]) {
+      view.setFloat64(8, payload, true)
+      expect(() => messageLength(head!, 2 ** 53)).toThrow(WireError)
+    }
+  })
+})

@@ -25,7 +25,7 @@ export type Context = {
   domain: Domain
   roots: Roots[]
   policy: Policy
-  fetch: (url: string) => Promise<Response>
+  fetch: (url: string, init?: RequestInit) => Promise<Response>
   now: () => number
   random: () => number
   log: (event: string, fields?: Record<string, string | number>) => void

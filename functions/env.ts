@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import type { Hex } from '../protocol/bytes.ts'
-import type { MailboxNamespace, R2Bucket } from './platform.ts'
+import type { AccountNamespace, MailboxNamespace, R2Bucket } from './platform.ts'
 
 const address = z
   .string()
@@ -30,8 +30,12 @@ const Variables = z.object({
     .transform((text) => text.split(',') as Hex[])
     .optional(),
   AMD_COLLATERAL_URL: z.url().default('https://kdsintf.amd.com'),
+  /** Who answers whether NVIDIA has revoked a GPU's certificates (OCSP). */
+  OCSP_URL: z.url().default('https://ocsp.ndis.nvidia.com'),
   /** Development roots as base64 DER, separated by commas; good on a local chain only. */
   DEVELOPMENT_ROOT: z.string().optional(),
+  /** `no` hands jobs to runners without looking at deposits, which their runners then do alone. */
+  CREDIT_LEASES: z.enum(['yes', 'no']).default('yes'),
   /** `yes` lets webhooks go to this machine over http; for development. */
   LOCAL_WEBHOOKS: z.enum(['yes', 'no']).default('no'),
 })
@@ -40,7 +44,11 @@ const Variables = z.object({
 export type Settings = z.infer<typeof Variables>
 
 /** Names the Worker's bindings. */
-export type Bindings = Record<string, unknown> & { ARTIFACTS: R2Bucket; MAILBOX: MailboxNamespace }
+export type Bindings = Record<string, unknown> & {
+  ARTIFACTS: R2Bucket
+  MAILBOX: MailboxNamespace
+  ACCOUNT: AccountNamespace
+}
 
 /** Reads the settings of a Worker. Throws an error naming what is missing. */
 export function readSettings(bindings: Record<string, unknown>): Settings {

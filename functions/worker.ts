@@ -60,7 +60,7 @@ function contextOf(bindings: Bindings, rootsOf: (settings: Settings) => Roots[])
       settings.RIM_SIGNERS ? { ...roots, rimSigners: settings.RIM_SIGNERS } : roots,
     ),
     policy: defaultPolicy,
-    fetch: (url) => fetch(url, { signal: AbortSignal.timeout(15_000) }),
+    fetch: (url, init) => fetch(url, { ...init, signal: AbortSignal.timeout(15_000) }),
     now,
     random: Math.random,
     log: (event, fields) => console.log(JSON.stringify({ event, ...fields })),

@@ -21,6 +21,8 @@ const Config = z.object({
   /** Intel's provisioning service or a cache of its shape, and AMD's key distribution service. */
   VERIFIER_COLLATERAL_URL: z.url().default('https://api.trustedservices.intel.com'),
   VERIFIER_AMD_COLLATERAL_URL: z.url().default('https://kdsintf.amd.com'),
+  /** Who answers whether NVIDIA has revoked a GPU's certificates (OCSP). */
+  VERIFIER_OCSP_URL: z.url().default('https://ocsp.ndis.nvidia.com'),
   /** A file with signed tables of NVIDIA's reference measurements, one JSON list, and the keys of those who sign them. */
   VERIFIER_RIM_TABLES: z.string().optional(),
   VERIFIER_RIM_SIGNERS: z

@@ -3,10 +3,11 @@ import type { Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { createAdaptorServer } from '@hono/node-server'
 import { fromHex, fromUtf8 } from '../protocol/bytes.ts'
-import type { GpuCollateral } from '../protocol/evidence/gpu.ts'
-import { createEvidenceCache, defaultPolicy, type Roots } from '../protocol/evidence/index.ts'
+import type { GpuCollateral, GpuEvidence } from '../protocol/evidence/gpu.ts'
+import { createEvidenceCache, defaultPolicy, type EvidenceCache, type Roots } from '../protocol/evidence/index.ts'
 import { parseStrictList } from '../protocol/evidence/json.ts'
-import { rimTableFromJson } from '../protocol/evidence/rim.ts'
+import { askAboutGpu } from '../protocol/evidence/ocsp.ts'
+import { rimTableFromJson, type SignedRimTable } from '../protocol/evidence/rim.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
 import { createVerifier, type VerifierDeps } from './app.ts'
 import { connectVerifierChain } from './chain.ts'
@@ -17,10 +18,25 @@ import { fileStore } from './store.ts'
 /** Holds a listening verifier. */
 export type RunningVerifier = { url: string; address: string; stop(): Promise<void> }
 
-async function readTables(path: string | undefined): Promise<GpuCollateral> {
-  if (!path) return { rims: [], ocsp: null }
-  const list = parseStrictList(fromUtf8(new Uint8Array(await readFile(path))))
-  return { rims: list.map(rimTableFromJson), ocsp: null }
+async function readTables(path: string | undefined): Promise<SignedRimTable[]> {
+  if (!path) return []
+  return parseStrictList(fromUtf8(new Uint8Array(await readFile(path)))).map(rimTableFromJson)
+}
+
+/** Gets what a machine's GPUs are judged by: tables from a file, and NVIDIA's answers about their certificates. */
+async function gpuCollateral(
+  { VERIFIER_RIM_TABLES, VERIFIER_OCSP_URL }: VerifierConfig,
+  gpus: readonly GpuEvidence[],
+  cache: EvidenceCache,
+): Promise<GpuCollateral> {
+  const source = {
+    fetch: (url: string, init: RequestInit) => fetch(url, { ...init, signal: AbortSignal.timeout(15_000) }),
+    url: VERIFIER_OCSP_URL,
+    nonce: () => crypto.getRandomValues(new Uint8Array(32)),
+  }
+  const now = Math.floor(Date.now() / 1000)
+  const states = await Promise.all(gpus.map(({ certificates }) => askAboutGpu(certificates, source, now, cache)))
+  return { rims: await readTables(VERIFIER_RIM_TABLES), ocsp: Object.assign({}, ...states) }
 }
 
 /** Starts a verifier that trusts these roots. Entries differ in nothing else. */
@@ -30,6 +46,7 @@ export async function serveVerifier(
   log: VerifierDeps['log'],
 ): Promise<RunningVerifier> {
   const signer = createSigner(fromHex(config.VERIFIER_KEY, 32))
+  const cache = createEvidenceCache()
   const collateral = createCollateralSource(
     {
       fetch: (url) => fetch(url, { signal: AbortSignal.timeout(15_000) }),
@@ -51,8 +68,8 @@ export async function serveVerifier(
     policy: defaultPolicy,
     chain: connectVerifierChain(config.VERIFIER_RPC, config.VERIFIER_REGISTRY),
     collateral,
-    gpuCollateral: () => readTables(config.VERIFIER_RIM_TABLES),
-    cache: createEvidenceCache(),
+    gpuCollateral: (gpus) => gpuCollateral(config, gpus, cache),
+    cache,
     store: fileStore(config.VERIFIER_STATE),
     now: Date.now,
     log,

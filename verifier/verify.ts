@@ -1,7 +1,7 @@
 import { attestedVerdictDigest } from '../protocol/attestedVerdict.ts'
 import { attestedVerdictOf, judgeRegistration, type RegistrationClaim } from '../protocol/attestRegistration.ts'
 import { equalBytes, fromHex, type Hex } from '../protocol/bytes.ts'
-import type { GpuCollateral } from '../protocol/evidence/gpu.ts'
+import type { GpuCollateral, GpuEvidence } from '../protocol/evidence/gpu.ts'
 import type { Collateral, Evidence, EvidenceCache, Policy, Refusal, Roots } from '../protocol/evidence/index.ts'
 import { type PublishedVerdict, publishVerdict, type VerdictDomain } from '../protocol/publishedVerdict.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
@@ -34,7 +34,8 @@ export type VerifyDeps = {
   policy: Policy
   chain: VerifierChain
   collateral: CollateralKeeper
-  gpuCollateral(): Promise<GpuCollateral>
+  /** Gets what GPUs are measured against and whether their certificates stand. Throws EncodingError on a malformed chain. */
+  gpuCollateral(gpus: readonly GpuEvidence[]): Promise<GpuCollateral>
   cache: EvidenceCache
   now(): number
 }
@@ -68,7 +69,7 @@ export async function verifyRegistration(
 ): Promise<Verification> {
   const { signer, domain, roots, policy, chain, cache } = deps
   const collateral = await deps.collateral.collateralFor(claim.evidence)
-  const gpuCollateral = claim.gpus.length > 0 ? await deps.gpuCollateral() : { rims: [], ocsp: null }
+  const gpuCollateral = claim.gpus.length > 0 ? await deps.gpuCollateral(claim.gpus) : { rims: [], ocsp: null }
   const judgedAt = Math.floor(deps.now() / 1000)
   const { registry } = domain
   const judged = await judgeRegistration(claim, collateral, {

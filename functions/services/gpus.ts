@@ -1,7 +1,8 @@
 import { type GpuJudgement, gpusFromJson, judgeGpus as judge } from '../../protocol/attestRegistration.ts'
 import { EncodingError, fromUtf8, type Hex } from '../../protocol/bytes.ts'
-import type { GpuCollateral } from '../../protocol/evidence/index.ts'
+import { createEvidenceCache, type GpuCollateral, type GpuEvidence } from '../../protocol/evidence/index.ts'
 import { parseStrictList } from '../../protocol/evidence/json.ts'
+import { askAboutGpu } from '../../protocol/evidence/ocsp.ts'
 import { rimTableFromJson, type SignedRimTable } from '../../protocol/evidence/rim.ts'
 import type { Statement } from '../../protocol/evidence/statement.ts'
 import type { Context } from '../context.ts'
@@ -20,9 +21,18 @@ async function readTables({ artifacts }: Context): Promise<SignedRimTable[]> {
   }
 }
 
-/** Gives what GPUs are measured against: the signed tables kept beside the artifacts, none where there are no GPUs to measure. */
-export async function gpuCollateral(context: Context, gpus: readonly unknown[]): Promise<GpuCollateral> {
-  return { rims: gpus.length > 0 ? await readTables(context) : [], ocsp: null }
+// A certificate that was answered for is not asked about again within the hour.
+const answers = createEvidenceCache()
+
+/** Gives what GPUs are judged by: the signed tables kept beside the artifacts, and what NVIDIA answers about their certificates; nothing where there are no GPUs. Throws EncodingError on a malformed chain. */
+export async function gpuCollateral(context: Context, gpus: readonly GpuEvidence[]): Promise<GpuCollateral> {
+  if (gpus.length === 0) return { rims: [], ocsp: null }
+  const { fetch, settings, now } = context
+  const source = { fetch, url: settings.OCSP_URL, nonce: () => crypto.getRandomValues(new Uint8Array(32)) }
+  const states = await Promise.all(
+    gpus.map(({ certificates }) => askAboutGpu(certificates, source, Math.floor(now() / 1000), answers)),
+  )
+  return { rims: await readTables(context), ocsp: Object.assign({}, ...states) }
 }
 
 /** Judges the GPUs of a registration as it is kept: what cannot be read is refused like what is false. */
@@ -32,9 +42,10 @@ export async function judgeGpus(
 ): Promise<GpuJudgement> {
   const { roots, policy, now } = context
   try {
+    const list = gpusFromJson(gpus)
     return await judge(
-      { statement, signer, gpus: gpusFromJson(gpus) },
-      { now: Math.floor(now() / 1000), roots, policy, gpuCollateral: await gpuCollateral(context, gpus) },
+      { statement, signer, gpus: list },
+      { now: Math.floor(now() / 1000), roots, policy, gpuCollateral: await gpuCollateral(context, list) },
     )
   } catch (error) {
     if (!(error instanceof EncodingError)) throw error

@@ -3,7 +3,7 @@ import { judgeRegistration, type RegistrationClaim, registrationFromJson } from 
 import { EncodingError, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import { canonicalJson } from '../../protocol/canonicalJson.ts'
 import { CollateralUnavailableError } from '../../protocol/evidence/collateral.ts'
-import { collateralToJson, evidenceToJson } from '../../protocol/evidence/index.ts'
+import { collateralToJson, evidenceToJson, type GpuCollateral } from '../../protocol/evidence/index.ts'
 import { UnsupportedQuoteError } from '../../protocol/evidence/quote.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import type { Context } from '../context.ts'
@@ -26,9 +26,11 @@ export async function registerRunner(
   const { database, domain, settings, now, registry, roots, policy } = context
   let claim: RegistrationClaim
   let kept: KeptCollateral
+  let ofGpus: GpuCollateral
   try {
     claim = registrationFromJson(body)
     kept = await collateralFor(context, claim.evidence)
+    ofGpus = await gpuCollateral(context, claim.gpus)
   } catch (error) {
     if (error instanceof CollateralUnavailableError) throw new UnavailableError('collateral service', error)
     if (error instanceof EncodingError || error instanceof UnsupportedQuoteError) {
@@ -43,7 +45,7 @@ export async function registerRunner(
     roots,
     policy,
     cache,
-    gpuCollateral: await gpuCollateral(context, claim.gpus),
+    gpuCollateral: ofGpus,
     domain,
     registry: settings.REGISTRY,
   })

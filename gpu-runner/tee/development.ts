@@ -1,8 +1,8 @@
 import { p256 } from '@noble/curves/nist.js'
 import { concat, toBase64, toHex, uint, utf8 } from '../../protocol/bytes.ts'
+import { bits, element, integer, name, octets, oid, sequence, time, yes } from '../../protocol/evidence/derWriter.ts'
 import type { CollateralOf } from '../../protocol/evidence/index.ts'
 import { sha256 } from '../../protocol/hash.ts'
-import { bits, element, integer, name, octets, oid, sequence, time, yes } from './asn1.ts'
 
 /**
  * A development TEE: production-format TDX quotes, certificates, CRLs and collateral from a seed. It stands in for hardware and for Intel's

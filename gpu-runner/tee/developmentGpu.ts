@@ -1,9 +1,11 @@
 import { p256 } from '@noble/curves/nist.js'
 import { concat, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
+import { integer, octets, oid, sequence } from '../../protocol/evidence/derWriter.ts'
 import type { GpuCollateral, GpuEvidence, OcspStatus } from '../../protocol/evidence/gpu.ts'
 import { type RimTable, rimTableBytes, type SignedRimTable } from '../../protocol/evidence/rim.ts'
+import { p384Profile, parseCertificate } from '../../protocol/evidence/x509.ts'
 import { sha256 } from '../../protocol/hash.ts'
-import { integer, octets, oid, sequence } from './asn1.ts'
+import { createDevelopmentResponder, type OcspFault } from './developmentOcsp.ts'
 import { deriveBytes, extension, type Issued, issue, p384Key, pem, signP384 } from './developmentPki.ts'
 
 /** Lists what a development GPU can get wrong on purpose. */
@@ -48,6 +50,8 @@ export type DevelopmentGpu = {
   rimSigner: Hex
   evidence(nonce: Uint8Array): GpuEvidence
   collateral(): GpuCollateral
+  /** Answers an OCSP request (DER) about one of its certificates. */
+  answerOcsp(request: Uint8Array): Promise<Uint8Array>
 }
 
 const day = 86_400
@@ -57,17 +61,25 @@ const vbios = [0x00, 0x5e, 0x00, 0x96, 0x01, 0x00, 0x00, 0x00]
 const little = (value: number, width: number) =>
   Uint8Array.from({ length: width }, (_, index) => Math.floor(value / 256 ** index) & 0xff)
 
+/** Tells whether a request is about a certificate, by its serial number. */
+function asksAbout(request: Uint8Array, der: Uint8Array): boolean {
+  const { serial } = parseCertificate(der, p384Profile)
+  return toHex(request).includes(serial.slice(2))
+}
+
 /** Makes a development GPU: SPDM measurements of NVIDIA's format with a PKI of its own from the seed (32 bytes). `index` tells several of one machine apart; `now` gives unix seconds. */
 export async function createDevelopmentGpu({
   seed,
   now,
   index = 0,
   faults = [],
+  ocspFaults = [],
 }: {
   seed: Uint8Array
   now: () => number
   index?: number
   faults?: readonly GpuFault[]
+  ocspFaults?: readonly OcspFault[]
 }): Promise<DevelopmentGpu> {
   const has = (fault: GpuFault) => faults.includes(fault)
   const authority = (commonName: string, label: string, issuer?: Issued, ca = true) =>
@@ -210,6 +222,20 @@ export async function createDevelopmentGpu({
           ]),
       )
       return { rims, ocsp }
+    },
+
+    async answerOcsp(request) {
+      const about = chain.findIndex(({ der }) => asksAbout(request, der))
+      const { commonName } = chain[about]!
+      const status = has('revoked') ? 'revoked' : has('on_hold') ? 'hold' : 'good'
+      const respond = await createDevelopmentResponder({
+        seed,
+        issuer: chain[about + 1]!,
+        now,
+        status: commonName === device.commonName ? status : 'good',
+        faults: ocspFaults,
+      })
+      return respond(request)
     },
   }
 }

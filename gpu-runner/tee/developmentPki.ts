@@ -1,7 +1,7 @@
 import { p384 } from '@noble/curves/nist.js'
 import { concat, toHex, utf8 } from '../../protocol/bytes.ts'
+import { bits, element, integer, name, octets, oid, sequence, time, yes } from '../../protocol/evidence/derWriter.ts'
 import { sha256 } from '../../protocol/hash.ts'
-import { bits, element, integer, name, octets, oid, sequence, time, yes } from './asn1.ts'
 
 /** Holds a key of a development PKI: how it is written in certificates, what its signatures are called, and how it signs. Signatures are as certificates hold them. */
 export type PkiKey = {

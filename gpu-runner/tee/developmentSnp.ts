@@ -1,9 +1,9 @@
-import { concat, toBase64, toHex } from '../../protocol/bytes.ts'
+import { concat, toHex } from '../../protocol/bytes.ts'
+import { element, integer } from '../../protocol/evidence/derWriter.ts'
 import type { CollateralOf, Roots } from '../../protocol/evidence/index.ts'
 import type { AmdProduct } from '../../protocol/evidence/roots.ts'
 import { sha256 } from '../../protocol/hash.ts'
-import { element, integer } from './asn1.ts'
-import { deriveBytes, extension, issue, issueCrl, p384Key, rsaKey, signP384 } from './developmentPki.ts'
+import { deriveBytes, extension, issue, issueCrl, p384Key, pem, rsaKey, signP384 } from './developmentPki.ts'
 
 /** Lists what a development SNP machine can get wrong on purpose. */
 export const snpFaults = [
@@ -187,16 +187,13 @@ export async function createDevelopmentSnp({
   }
 }
 
-const pem = (der: Uint8Array) =>
-  `-----BEGIN CERTIFICATE-----\n${toBase64(der).replace(/.{64}/g, '$&\n').trimEnd()}\n-----END CERTIFICATE-----\n`
-
 /** Serves a development machine's certificates and revocation list in the shape of AMD's key distribution service; there is nothing to sign here, so nothing to steal. */
 export function developmentKds(snp: DevelopmentSnp): (request: Request) => Promise<Response> {
   return async (request) => {
     const [, kind, version, , last] = new URL(request.url).pathname.split('/')
     if ((kind !== 'vcek' && kind !== 'vlek') || version !== 'v1') return new Response('not found', { status: 404 })
     const { certificate, authority, root, crl } = await snp.collateral()
-    if (last === 'cert_chain') return new Response(pem(authority) + pem(root))
+    if (last === 'cert_chain') return new Response(pem(authority, root))
     if (last === 'crl') return crl ? new Response(crl as Uint8Array<ArrayBuffer>) : new Response('', { status: 404 })
     return new Response(certificate as Uint8Array<ArrayBuffer>)
   }

@@ -40,7 +40,12 @@ export type SignatureAlgorithm = 'ecdsa-sha256' | 'ecdsa-sha384' | 'rsa-pss-sha3
 export type KeyType = 'P-256' | 'P-384' | 'RSA'
 
 /** Says which algorithms a vendor's chain may use; everything else is refused at parsing. */
-export type Profile = { signatures: readonly SignatureAlgorithm[]; keys: readonly KeyType[] }
+export type Profile = {
+  signatures: readonly SignatureAlgorithm[]
+  keys: readonly KeyType[]
+  /** Critical extensions that whoever parses looks at, beyond those every certificate has. */
+  critical?: readonly string[]
+}
 
 /** Takes what Intel's chains use and nothing else: P-256 with SHA-256. */
 export const p256Profile: Profile = { signatures: ['ecdsa-sha256'], keys: ['P-256'] }
@@ -229,7 +234,10 @@ export function parseCertificate(der: Uint8Array, profile: Profile = p256Profile
   validity.end()
   const subject = tbs.next(asn1.sequence).whole
   const key = readPublicKey(tbs, profile)
-  const extensions = readExtensions(tbs.next(0xa3), knownCritical)
+  const extensions = readExtensions(
+    tbs.next(0xa3),
+    profile.critical ? new Set([...knownCritical, ...profile.critical]) : knownCritical,
+  )
   tbs.end()
 
   const usage = extensions.get(oids.keyUsage)

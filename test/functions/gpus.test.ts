@@ -17,9 +17,13 @@ const hpkeKey = new Uint8Array(32).fill(2)
 const blockHash = new Uint8Array(32).fill(3)
 const nonce = gpuNonce(blockHash, signer, hpkeKey)
 
+let hours = 0
+
 /** A machine with two GPUs, as its runner would show them. */
-async function showing(faults: GpuFault[] = [], { tables = true, indexes = [0, 1] } = {}) {
-  const gpus = await Promise.all(indexes.map((index) => createDevelopmentGpu({ seed, now: () => now, index, faults })))
+async function showing(faults: GpuFault[] = [], { tables = true, indexes = [0, 1], responder = true } = {}) {
+  // Answers are kept for an hour in one isolate, so each machine here lives in an hour of its own.
+  const at = now + hours++ * 3_600
+  const gpus = await Promise.all(indexes.map((index) => createDevelopmentGpu({ seed, now: () => at, index, faults })))
   const list = gpus.map((gpu) => gpu.evidence(nonce))
   const stored = JSON.stringify(gpus[0]!.collateral().rims)
   const context = {
@@ -33,9 +37,17 @@ async function showing(faults: GpuFault[] = [], { tables = true, indexes = [0, 1
         rimSigners: [gpus[0]!.rimSigner],
       }),
     ],
-    // Nobody is asked about revocation here, so the policy does without; the default leaves the claim unknown.
-    policy: { ...defaultPolicy, requireRevocation: false },
-    now: () => now * 1000,
+    policy: defaultPolicy,
+    settings: { OCSP_URL: 'https://ocsp.example' },
+    fetch: async (_: string, init: RequestInit) => {
+      if (!responder) throw new Error('no route')
+      for (const gpu of gpus) {
+        const answer = await gpu.answerOcsp(init.body as Uint8Array).catch(() => null)
+        if (answer) return new Response(answer as Uint8Array<ArrayBuffer>)
+      }
+      return new Response('unknown certificate', { status: 404 })
+    },
+    now: () => at * 1000,
   } as unknown as Context
   const statement: Statement = {
     root: 'development',
@@ -46,7 +58,7 @@ async function showing(faults: GpuFault[] = [], { tables = true, indexes = [0, 1
     nonce: blockHash,
     gpuEvidence: gpuEvidenceDigest(list),
     workload: `0x${'00'.repeat(32)}` as Hex,
-    notAfter: BigInt(now + 3_600),
+    notAfter: BigInt(at + 3_600),
   }
   const json = list.map((evidence) => evidenceToJson({ format: 'gpu', ...evidence }))
   return { context, statement, json }
@@ -65,14 +77,13 @@ describe('judgeGpus', () => {
     })
   })
 
-  test('behavior: genuine but unmeasured, or not asked about at OCSP, stays unknown', async () => {
+  test('behavior: genuine but unmeasured, or not answered for at OCSP, stays unknown', async () => {
     const unmeasured = await showing([], { tables: false })
     expect(
       await judgeGpus(unmeasured.context, { statement: unmeasured.statement, signer, gpus: unmeasured.json }),
     ).toMatchObject({ ok: true, claims: [{ claim: 'gpu_attested', status: 'unknown' }, {}] })
-    const { context, statement, json } = await showing()
-    const strict = { ...context, policy: defaultPolicy }
-    expect(await judgeGpus(strict, { statement, signer, gpus: json })).toMatchObject({
+    const { context, statement, json } = await showing([], { responder: false })
+    expect(await judgeGpus(context, { statement, signer, gpus: json })).toMatchObject({
       ok: true,
       claims: [{ status: 'unknown' }, {}],
     })
@@ -90,6 +101,8 @@ describe('judgeGpus', () => {
     ['foreign_root', 'untrusted_root'],
     ['ppcie', 'gpu_mode'],
     ['measurement_mismatch', 'rim_mismatch'],
+    ['revoked', 'certificate_revoked'],
+    ['on_hold', 'certificate_revoked'],
   ])('refusal: %s is refused as %s', async (fault, reason) => {
     const { context, statement, json } = await showing([fault])
     expect(await judgeGpus(context, { statement, signer, gpus: json })).toMatchObject({

@@ -8,6 +8,7 @@ import {
   gpuFaults,
 } from '../../../gpu-runner/tee/developmentGpu.ts'
 import { fromHex, toHex } from '../../../protocol/bytes.ts'
+import type { OcspStatus } from '../../../protocol/evidence/gpu.ts'
 import { checkGpuLink, gpuEvidenceDigest } from '../../../protocol/evidence/gpu.ts'
 import {
   collateralFromJson,
@@ -108,8 +109,12 @@ describe('verifyEvidence on development GPUs', () => {
     expect((await ask({ rims: [], ocsp })).verdict).toBe('unknown')
     expect((await ask({ rims: rims.slice(0, 1), ocsp })).verdict).toBe('unknown')
     expect((await ask({ rims, ocsp: null })).verdict).toBe('unknown')
-    const partial = Object.fromEntries(Object.entries(ocsp!).slice(1))
-    expect((await ask({ rims, ocsp: partial })).verdict).toBe('unknown')
+    const [leaf, device, identity] = Object.entries(ocsp!)
+    for (const partial of [[leaf, identity], [leaf, device], [leaf]])
+      expect((await ask({ rims, ocsp: Object.fromEntries(partial as [string, OcspStatus][]) })).verdict).toBe('unknown')
+    // NVIDIA did not issue the leaf: the device did, and answers for it with its own certificate.
+    const issued = Object.fromEntries([device!, identity!])
+    expect((await ask({ rims, ocsp: issued })).verdict).toBe('verified')
     expect((await ask({ rims, ocsp: null }, { ...defaultPolicy, requireRevocation: false })).verdict).toBe('verified')
   })
 

@@ -1,4 +1,4 @@
-import { concat, utf8 } from '../../protocol/bytes.ts'
+import { concat, utf8 } from '../bytes.ts'
 
 /** Writes one DER element. */
 export function element(tag: number, ...contents: Uint8Array[]): Uint8Array<ArrayBuffer> {

@@ -24,6 +24,7 @@ import {
   vendorRoots,
   verifyUnderRoots,
 } from '../protocol/evidence/index.ts'
+import { remedyFor } from '../protocol/evidence/remedies.ts'
 import { localChainIds, readDevelopmentRoots } from '../protocol/evidence/roots.development.ts'
 import { Refused } from '../protocol/evidence/verdict.ts'
 import { tensorsFromJson, tensorToJson } from '../protocol/oip.ts'
@@ -378,7 +379,10 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
         ) ?? []),
         ...(explained?.facts.map(({ register, name, value }) => `RTMR${register} ${name} = ${value.slice(0, 400)}`) ??
           []),
-        ...refusals.map(({ reason, detail }) => `refused: ${reason}: ${detail}`),
+        ...refusals.flatMap(({ reason, detail }) => [
+          `refused: ${reason}: ${detail}`,
+          `what to do: ${remedyFor(reason)}`,
+        ]),
         ...(collateral
           ? []
           : ["No collateral was given, so nothing was checked: name the vendor's with --collateral."]),

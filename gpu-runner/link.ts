@@ -1,6 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import WebSocket from 'ws'
 import { toBase64, utf8 } from '../protocol/bytes.ts'
+import { remedyFor } from '../protocol/evidence/remedies.ts'
+import { type EvidenceRefusalReason, refusalReasons } from '../protocol/evidence/verdict.ts'
 import {
   decodeFrame,
   encodeHello,
@@ -15,6 +17,9 @@ import {
   ticketOf,
 } from '../protocol/frames.ts'
 import type { Log } from './log.ts'
+
+/** The edge's closing code for a runner that lost its place. */
+const evicted = 4003
 
 /** Holds what a link needs: where the mailbox is, proof of being its runner (made afresh for each connection), what to say first, and who handles jobs. */
 export type LinkDeps = {
@@ -66,18 +71,18 @@ export function openLink(deps: LinkDeps): Link {
           log: deps.log,
         })
         // Results go out on the socket their request came in on, or not at all: on another its ticket may stand for another job. A job unanswered is sent again and answered from the journal.
-        if (requests.length > 0)
-          deps.handle(requests, (result) =>
-            outbox.push('receipt' in result ? encodeJobAnswer(result) : encodeJobRefusal(result)),
-          )
+        const reply = (result: JobAnswer | JobRefusal) =>
+          outbox.push('receipt' in result ? encodeJobAnswer(result) : encodeJobRefusal(result))
+        if (requests.length > 0) deps.handle(requests, reply)
       })
       own.on('unexpected-response', (_, response) => {
         deps.log('link_refused', { status: response.statusCode ?? 0 })
         own.terminate()
       })
       own.on('error', () => {})
-      own.on('close', () => {
+      own.on('close', (code, word) => {
         clearInterval(beat)
+        if (code === evicted) deps.log('link_evicted', wordsOf(word.toString('utf8')))
         resolve()
       })
     })
@@ -104,6 +109,14 @@ export function openLink(deps: LinkDeps): Link {
       current?.socket.close()
     },
   }
+}
+
+/** Tells an eviction's closing word apart: why, and what to do about it. */
+function wordsOf(word: string): { why: string; whatToDo: string } {
+  const [reason = ''] = word.split(':')
+  const known = (refusalReasons as readonly string[]).includes(reason)
+  const whatToDo = known ? remedyFor(reason as EvidenceRefusalReason) : 'Attest again.'
+  return { why: word, whatToDo }
 }
 
 type Outbox = { push(frame: Uint8Array): void; flush(): void }

@@ -3,7 +3,9 @@ import { bodyLimit } from 'hono/body-limit'
 import { registrationFromJson } from '../protocol/attestRegistration.ts'
 import { EncodingError } from '../protocol/bytes.ts'
 import { CollateralUnavailableError } from '../protocol/evidence/collateral.ts'
+import type { Refusal } from '../protocol/evidence/index.ts'
 import { UnsupportedQuoteError } from '../protocol/evidence/quote.ts'
+import { remedyFor } from '../protocol/evidence/remedies.ts'
 import type { PublishedVerdict } from '../protocol/publishedVerdict.ts'
 import { type VerifyDeps, verifyRegistration } from './verify.ts'
 
@@ -89,9 +91,9 @@ export function createVerifier(deps: VerifierDeps): Hono {
         throw error
       }
       if (!verified.ok) {
-        const [{ reason, detail }] = verified.refusals as [{ reason: string; detail: string }]
+        const [{ reason, detail }] = verified.refusals as [Refusal]
         log('refused', { reason })
-        return problem('evidence_refuted', detail, { refusals: verified.refusals })
+        return problem('evidence_refuted', detail, { hint: remedyFor(reason), refusals: verified.refusals })
       }
       const { attested, signature } = verified.published
       // Published before it is handed out: a verdict whose evidence nobody can see must not reach the chain.

@@ -5,6 +5,7 @@ import { canonicalJson } from '../../protocol/canonicalJson.ts'
 import { CollateralUnavailableError } from '../../protocol/evidence/collateral.ts'
 import { collateralToJson, evidenceToJson, type GpuCollateral } from '../../protocol/evidence/index.ts'
 import { UnsupportedQuoteError } from '../../protocol/evidence/quote.ts'
+import { remedyFor } from '../../protocol/evidence/remedies.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import type { Context } from '../context.ts'
 import { AssayError, UnavailableError } from '../errors.ts'
@@ -53,7 +54,7 @@ export async function registerRunner(
     const { verdict, refusal } = judged
     if (refusal.reason === 'not_signed_by_runner') throw new AssayError('unauthorized', refusal.detail)
     throw new AssayError('evidence_refuted', refusal.detail, {
-      hint: 'See refusals for the check that failed.',
+      hint: remedyFor(refusal.reason),
       extra: { verdict: verdict.verdict, refusals: [refusal] },
     })
   }

@@ -53,6 +53,8 @@ function configOf(ports: Record<string, number>, databaseUrl: string, stateDir: 
     POLICY: contract,
     ATTESTED_INFERENCE: contract,
     TOKEN: contract,
+    // What a lease costs once in many jobs is not measured here.
+    CREDIT_LEASES: 'no',
     FEE_BPS: '100',
     COLLATERAL_URL: nobody,
   }

@@ -50,7 +50,10 @@ export async function startEdge({
     compatibilityDate: /compatibility_date = "([^"]+)"/.exec(toml)![1]!,
     compatibilityFlags: ['nodejs_compat'],
     bindings: vars,
-    durableObjects: { MAILBOX: { className: 'Mailbox', useSQLite: true } },
+    durableObjects: {
+      MAILBOX: { className: 'Mailbox', useSQLite: true },
+      ACCOUNT: { className: 'Account', useSQLite: true },
+    },
     r2Buckets: ['ARTIFACTS'],
     resourcePersistencePath: join(stateDir, 'edge'),
     host: '127.0.0.1',

@@ -2,15 +2,17 @@ import { DurableObject } from 'cloudflare:workers'
 import { eq } from 'drizzle-orm'
 import { EncodingError, type Hex } from '../protocol/bytes.ts'
 import { decodeFrame, frameType, type Hello, splitFrames } from '../protocol/frames.ts'
-import { readSettings, type Settings } from './env.ts'
+import { type Bindings, readSettings, type Settings } from './env.ts'
 import { AssayError, openHeaders, problem } from './errors.ts'
 import { AsyncJobs } from './mailbox/asyncJobs.ts'
 import { ChannelBook } from './mailbox/channelBook.ts'
+import { CreditGate } from './mailbox/creditGate.ts'
 import { JobStore } from './mailbox/jobStore.ts'
 import { ReceiptLog } from './mailbox/receiptLog.ts'
-import { Relay } from './mailbox/relay.ts'
+import { Relay, type SubmitOptions } from './mailbox/relay.ts'
 import { webhookTarget } from './mailbox/webhooks.ts'
 import { type DurableObjectState, type Relayed, runtime, type WorkerSocket } from './platform.ts'
+import type { Returned } from './services/credit.ts'
 import { type Database, openDatabase } from './store/database.ts'
 import { insertReceipts } from './store/receipts.ts'
 import { runners } from './store/schema.ts'
@@ -65,16 +67,18 @@ export class Mailbox extends DurableObject {
   readonly #jobs: AsyncJobs
   readonly #receipts: ReceiptLog
   readonly #channels: ChannelBook
+  /** Null where jobs are handed over whatever the deposits. */
+  readonly #credit: CreditGate | null
   /** Who this mailbox belongs to; every request and socket says it. */
   #runner: Hex | null = null
   /** Whether its runner has ever connected: before, strangers who ask for any address must not make it store anything. */
   #known: boolean
 
-  constructor(state: DurableObjectState, bindings: Record<string, unknown>) {
+  constructor(state: DurableObjectState, bindings: Bindings) {
     super(state, bindings)
     this.#state = state
     this.#settings = readSettings(bindings)
-    const { DATABASE_URL, DATABASE_ENDPOINT, CHAIN_ID, ESCROW } = this.#settings
+    const { DATABASE_URL, DATABASE_ENDPOINT, CHAIN_ID, ESCROW, CREDIT_LEASES } = this.#settings
     this.#database = openDatabase(DATABASE_URL, DATABASE_ENDPOINT)
     const { sql } = state.storage
     this.#relay = new Relay({
@@ -84,6 +88,7 @@ export class Mailbox extends DurableObject {
       // An answer to a ticket of before this object slept must not meet a job of after.
       firstTicket: new DataView(random(4).buffer).getUint32(0),
       answered: (answer, request) => {
+        this.#credit?.answered(answer.receipt)
         const work = this.#receipts.add(this.#runner!, answer, request)
         if (work) state.waitUntil(work.then(() => this.#schedule()))
       },
@@ -99,8 +104,23 @@ export class Mailbox extends DurableObject {
       pause,
     })
     this.#store = new JobStore(sql)
+    const { ACCOUNT } = bindings
+    this.#credit =
+      CREDIT_LEASES === 'yes'
+        ? new CreditGate({
+            relay: this.#relay,
+            book: this.#channels,
+            sql,
+            lease: (buyer, request) => ACCOUNT.get(ACCOUNT.idFromName(buyer)).lease(buyer, request),
+            now,
+            after,
+          })
+        : null
     this.#jobs = new AsyncJobs({
-      relay: this.#relay,
+      relay: {
+        submit: (frame, options) => this.#submit(frame, options),
+        cancel: (channel, job) => this.#relay.cancel(channel, job),
+      },
       store: this.#store,
       fetch: (url, init) => fetch(url, init),
       now,
@@ -122,14 +142,24 @@ export class Mailbox extends DurableObject {
   #prepare(): void {
     this.#receipts.prepare()
     this.#channels.prepare()
+    this.#credit?.prepare()
     this.#store.prepare()
+  }
+
+  #submit(frame: Uint8Array, options?: SubmitOptions): Promise<Uint8Array> {
+    return this.#credit ? this.#credit.submit(this.#runner!, frame, options) : this.#relay.submit(frame, options)
+  }
+
+  /** Gives back what no job needs of a buyer's credit; null where it lost count. Called by the buyer's account. */
+  recall(buyer: Hex): Returned {
+    return this.#credit && this.#known ? this.#credit.giveBack(buyer) : { open: 0n, channels: [] }
   }
 
   /** Relays one job and waits for what becomes of it; called by the Worker. */
   async job(runner: Hex, body: ArrayBuffer): Promise<Relayed> {
     this.#runner = runner
     try {
-      const frame = await this.#relay.submit(new Uint8Array(body))
+      const frame = await this.#submit(new Uint8Array(body))
       const refused = refusalOf(frame)
       if (refused) throw refused
       return { ...this.#relay.load, frame: frame as Uint8Array<ArrayBuffer> }

@@ -9,6 +9,8 @@ export type {
 } from '@cloudflare/workers-types'
 
 import type { DurableObjectStub, WebSocket as WorkerSocket } from '@cloudflare/workers-types'
+import type { Hex } from '../protocol/bytes.ts'
+import type { LeaseAnswer, LeaseRequest, Returned } from './services/credit.ts'
 
 /** What becomes of a posted job: the answer's frame, or the problem it met; and the runner's load either way. */
 export type Relayed = {
@@ -22,10 +24,20 @@ export type Relayed = {
 export type MailboxStub = Pick<DurableObjectStub, 'fetch'> & {
   job(runner: string, body: ArrayBuffer): Promise<Relayed>
   load(runner: string): Promise<{ queued: number; capacity: number; connected: boolean }>
+  recall(buyer: Hex): Promise<Returned>
 }
 
 /** Reaches the mailboxes by their runners' addresses. */
 export type MailboxNamespace = { idFromName(name: string): unknown; get(id: unknown): MailboxStub }
+
+/** Reaches one buyer's account. */
+export type AccountStub = {
+  lease(buyer: Hex, request: LeaseRequest): Promise<LeaseAnswer>
+  view(buyer: Hex): Promise<{ deposit: bigint; owed: bigint; leased: bigint; lost: bigint; available: bigint }>
+}
+
+/** Reaches the accounts by their buyers' addresses. */
+export type AccountNamespace = { idFromName(name: string): unknown; get(id: unknown): AccountStub }
 
 type Runtime = {
   WebSocketPair: new () => { 0: WorkerSocket; 1: WorkerSocket }

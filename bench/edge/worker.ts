@@ -20,6 +20,7 @@ const onTheSpot = {
     job: async () => ({ queued: 0, capacity: 1_000, frame: answer }),
     fetch: null as never,
     load: null as never,
+    recall: null as never,
   }),
 } as MailboxNamespace
 

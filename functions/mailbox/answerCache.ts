@@ -25,6 +25,11 @@ export class AnswerCache {
     this.#youngBytes = 0
   }
 
+  /** Tells whether a job's answer is remembered, whatever its body. */
+  has(key: string): boolean {
+    return this.#young.has(key) || this.#old.has(key)
+  }
+
   /** Gives the answer to the same body, `'other'` when the job was answered for another body, or null when nothing is known. */
   find(key: string, request: Uint8Array): Uint8Array | 'other' | null {
     const entry = this.#young.get(key) ?? this.#old.get(key)

@@ -21,15 +21,16 @@ const watchMs = 30_000
 const heartbeatMs = 15_000
 
 /** Reasons after which the same job is handed over again while its time lasts. */
-const passing: ReadonlySet<RefusalReason | 'runner_unreachable'> = new Set([
+const passing: ReadonlySet<RefusalReason | 'runner_unreachable' | 'unavailable'> = new Set([
   'at_capacity',
   'draining',
   'runner_unreachable',
+  'unavailable',
 ])
 
 /** What asynchronous jobs need; `changed` is told that something may be due earlier. */
 export type AsyncJobsDeps = {
-  relay: Relay
+  relay: Pick<Relay, 'submit' | 'cancel'>
   store: JobStore
   fetch: (url: string, init: RequestInit) => Promise<Response>
   now: () => number

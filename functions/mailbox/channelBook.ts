@@ -64,12 +64,18 @@ export class ChannelBook {
   /** Finds a channel by what a request says of it; null where neither memory nor disk nor the request has its terms, `bad_terms` where the request has others. */
   open(runner: Hex, { channel, opening }: Pick<JobRequest, 'channel' | 'opening'>): KnownChannel | 'bad_terms' | null {
     const id = toHex(channel)
-    const known = this.#known.get(id) ?? this.#read(id)
-    if (known) return this.#remember(known)
+    const known = this.find(id)
+    if (known) return known
     if (!opening) return null
     const { terms } = opening
     if (terms.runner !== runner || channelOf(this.#deps.domain, terms) !== id) return 'bad_terms'
     return this.#remember({ id, terms, cumulative: 0n, best: null, keyed: null, candidate: null })
+  }
+
+  /** Finds a channel by its name; null where it is not known. */
+  find(id: Hex): KnownChannel | null {
+    const known = this.#known.get(id) ?? this.#read(id)
+    return known && this.#remember(known)
   }
 
   /** Takes a verified receipt and the request it answers. Its voucher was good enough for the runner, which does not look at one below its best: so the highest is kept, and looked at before it displaces one the buyer's key signed. */

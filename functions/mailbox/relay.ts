@@ -147,6 +147,11 @@ export class Relay {
     this.#capacity = capacity
   }
 
+  /** Tells whether a job, named by channel and number, is under way or was answered lately: asked again, it costs nothing. */
+  remembers(key: string): boolean {
+    return this.#byKey.has(key) || this.#answers.has(key)
+  }
+
   /** Takes a job and gives its answer's frame, or the runner's refusal. The same job with the same body joins the one under way or gets the answer it had. Throws AssayError, whose `accepted` says whether the runner may have the job. */
   submit(bytes: Uint8Array, options: SubmitOptions = {}): Promise<Uint8Array> {
     const request = decodeFrame(bytes)

@@ -1,0 +1,388 @@
+import { type Hex, toHex } from '../../protocol/bytes.ts'
+import { decodeFrame, frameType, type JobRequest } from '../../protocol/frames.ts'
+import type { Receipt } from '../../protocol/receipt.ts'
+import { AssayError } from '../errors.ts'
+import type { SqlStorage } from '../platform.ts'
+import type { ChannelSpent, LeaseAnswer, LeaseRequest, Returned } from '../services/credit.ts'
+import { type ChannelBook, claimWindowSeconds, type KnownChannel } from './channelBook.ts'
+import type { Relay, SubmitOptions } from './relay.ts'
+
+/** A lease is wished to reach for this many jobs, so that the buyer's account is off the path of most. */
+const wishedJobs = 64n
+/** How long after its last job a buyer's purse is written, in milliseconds. */
+const quietMs = 2_500
+/** How often a purse is looked at again that is not ready: a receipt that never verifies never gets it ready. */
+const maxRests = 10
+/** How long a buyer that had too little is believed to have too little, in milliseconds. */
+const shortMs = 1_000
+
+/** What a credit gate needs: the relay it stands before, what is known of channels, the object's disk, the way to a buyer's account, the clock in milliseconds, timers. */
+export type CreditGateDeps = {
+  relay: Relay
+  book: ChannelBook
+  sql: SqlStorage
+  lease: (buyer: Hex, request: LeaseRequest) => Promise<LeaseAnswer>
+  now: () => number
+  after: (ms: number, run: () => void) => void
+}
+
+/** What is spent and on its way in one channel. */
+type Tab = { channel: KnownChannel; inFlight: number; unresolved: Set<string> }
+
+/** What this mailbox may spend of one buyer's deposit. */
+type Purse = {
+  buyer: Hex
+  /** Leased and free. */
+  free: bigint
+  /** Leased for jobs handed over without a receipt yet. */
+  open: bigint
+  inFlight: number
+  expiresAt: number
+  /** Until when anything spent from it can be claimed, unix seconds. */
+  voidAt: number
+  /** False when an earlier life of this object left without writing down what it had spent. */
+  counted: boolean
+  /** Jobs that look at it while they wait for credit. */
+  users: number
+  /** How often it was found not ready to be written since its last job. */
+  rests: number
+  /** Whether the disk says what memory says. */
+  written: boolean
+  tabs: Map<Hex, Tab>
+  wanted: bigint
+  wantedVoidAt: number
+  renewing: Promise<void> | null
+  short: { until: number; available: bigint } | null
+}
+
+type Reservation = { purse: Purse; tab: Tab; price: bigint; waiting: boolean }
+type PurseRow = { free: string; open: string; expires_at: number; void_at: number; clean: number; channels: string }
+
+const refuse = (code: ConstructorParameters<typeof AssayError>[0], detail: string, hint?: string) =>
+  new AssayError(code, detail, { ...(hint ? { hint } : {}), extra: { accepted: false } })
+
+/** Lets a job through to the relay when its price is covered by what this mailbox has leased of the buyer's deposit. A price is held from the moment a job may reach the runner until a receipt says what it cost, or the runner that it did not run; where neither comes, as long as it can be claimed. */
+export class CreditGate {
+  readonly #deps: CreditGateDeps
+  readonly #purses = new Map<Hex, Purse>()
+  readonly #reserved = new Map<string, Reservation>()
+  #resting = false
+
+  constructor(deps: CreditGateDeps) {
+    this.#deps = deps
+  }
+
+  /** Makes the table it needs. */
+  prepare(): void {
+    this.#deps.sql.exec(`CREATE TABLE IF NOT EXISTS purses (
+      buyer TEXT PRIMARY KEY, free TEXT NOT NULL, open TEXT NOT NULL, expires_at INTEGER NOT NULL, void_at INTEGER NOT NULL,
+      clean INTEGER NOT NULL, channels TEXT NOT NULL)`)
+  }
+
+  /** Hands a job to the relay once its price is reserved, and gives its answer's frame. Throws what the relay throws, and `unfunded` where the deposit does not reach; `accepted` is false then. */
+  async submit(runner: Hex, bytes: Uint8Array, options: SubmitOptions = {}): Promise<Uint8Array> {
+    const { relay, book } = this.#deps
+    const request = decodeFrame(bytes)
+    if (request.type !== 'jobRequest') return relay.submit(bytes, options)
+    const key = keyOf(request.channel, request.job)
+    const earlier = this.#reserved.get(key)
+    // A job under way is joined, one that was answered costs nothing again, and nobody there takes none.
+    if (earlier?.waiting || relay.remembers(key) || !relay.connected) return relay.submit(bytes, options)
+    if (earlier) {
+      earlier.waiting = true
+      earlier.tab.inFlight++
+      earlier.purse.inFlight++
+      return this.#await(key, earlier, bytes, options)
+    }
+    const channel = book.open(runner, request)
+    if (channel === 'bad_terms')
+      throw refuse('bad_terms', 'The terms are not those of the channel, or for another runner.')
+    if (!channel) throw refuse('unknown_context', 'Send the opening again: the mailbox does not know the channel.')
+    const reservation = await this.#reserve(runner, key, channel)
+    // Null where the same job came twice while both waited for credit: the second joins the first.
+    return reservation ? this.#await(key, reservation, bytes, options) : this.submit(runner, bytes, options)
+  }
+
+  /** Takes the receipt of an answered job: what it cost is spent, the rest of what was held for it is free again. */
+  answered({ channel: id, job, cumulative }: Receipt): void {
+    const key = keyOf(id, job)
+    const reservation = this.#reserved.get(key)
+    if (!reservation) return
+    const { purse, tab, price } = reservation
+    const { channel } = tab
+    const cost = cumulative > channel.cumulative ? cumulative - channel.cumulative : 0n
+    channel.cumulative += cost
+    this.#release(key, reservation)
+    purse.free -= cost
+    // The total also covers jobs nobody heard of again; how many is certain once none is under way.
+    let beyond = cost - price
+    for (const lost of tab.unresolved) {
+      beyond -= price
+      if (tab.inFlight > 0 || beyond < 0n) break
+      this.#release(lost, this.#reserved.get(lost)!)
+    }
+  }
+
+  /** Gives back what no job needs; null where it lost count of it. Called by the buyer's account. */
+  giveBack(buyer: Hex): Returned {
+    const purse = this.#purse(buyer)
+    if (!purse.counted) {
+      // The account writes it off, so from here on it counts again.
+      purse.counted = true
+      this.#write(purse)
+      return null
+    }
+    purse.free = 0n
+    const channels = spentOf(purse)
+    this.#write(purse)
+    return { open: purse.open, channels }
+  }
+
+  #await(key: string, reservation: Reservation, bytes: Uint8Array, options: SubmitOptions): Promise<Uint8Array> {
+    let answer: Promise<Uint8Array>
+    try {
+      answer = this.#deps.relay.submit(bytes, options)
+    } catch (error) {
+      answer = Promise.reject(error)
+    }
+    return answer.then(
+      (frame) => {
+        // Where the answer carried a receipt, it has been taken already.
+        if (frame[0] === frameType.jobRefusal && this.#reserved.get(key) === reservation)
+          this.#release(key, reservation)
+        return frame
+      },
+      (error: unknown) => {
+        if (this.#reserved.get(key) !== reservation) throw error
+        if (error instanceof AssayError && error.extra?.accepted === false) this.#release(key, reservation)
+        else this.#leave(key, reservation)
+        throw error
+      },
+    )
+  }
+
+  /** Frees what was held for a job. */
+  #release(key: string, { purse, tab, price, waiting }: Reservation): void {
+    this.#reserved.delete(key)
+    purse.open -= price
+    purse.free += price
+    if (waiting) this.#end(purse, tab)
+    tab.unresolved.delete(key)
+  }
+
+  /** Stops waiting for a job that may have run: what it may cost stays held. */
+  #leave(key: string, reservation: Reservation): void {
+    reservation.waiting = false
+    reservation.tab.unresolved.add(key)
+    this.#end(reservation.purse, reservation.tab)
+  }
+
+  #end(purse: Purse, tab: Tab): void {
+    tab.inFlight--
+    purse.inFlight--
+    this.#restSoon()
+  }
+
+  async #reserve(runner: Hex, key: string, channel: KnownChannel): Promise<Reservation | null> {
+    const { price, buyer } = channel.terms
+    const purse = this.#purse(buyer)
+    const voidAt = voidAtOf(channel)
+    const covers = () =>
+      purse.counted && purse.free >= price && this.#deps.now() < purse.expiresAt && voidAt <= purse.voidAt
+    purse.users++
+    try {
+      while (!covers()) {
+        const { short } = purse
+        if (short && this.#deps.now() < short.until && price > short.available)
+          throw refuse(
+            'unfunded',
+            `The buyer's deposit has ${short.available} left for jobs; ${price} is needed.`,
+            'Deposit more, or wait for a settlement or for other jobs to end.',
+          )
+        purse.wantedVoidAt = Math.max(purse.wantedVoidAt, voidAt)
+        await this.#renew(runner, purse, price)
+      }
+    } finally {
+      purse.users--
+    }
+    if (this.#reserved.has(key)) return null
+    // Nothing waits from here on. The disk must not say that all is counted once more is spent.
+    if (purse.written) this.#write(purse, false)
+    purse.rests = 0
+    const tab = this.#tab(purse, channel)
+    purse.free -= price
+    purse.open += price
+    purse.inFlight++
+    tab.inFlight++
+    const reservation = { purse, tab, price, waiting: true }
+    this.#reserved.set(key, reservation)
+    return reservation
+  }
+
+  #tab(purse: Purse, channel: KnownChannel): Tab {
+    const known = purse.tabs.get(channel.id)
+    if (known) {
+      known.channel = channel
+      return known
+    }
+    const tab: Tab = { channel, inFlight: 0, unresolved: new Set() }
+    purse.tabs.set(channel.id, tab)
+    return tab
+  }
+
+  /** Asks the account for more, for all jobs of this buyer that wait: one question at a time. */
+  #renew(runner: Hex, purse: Purse, price: bigint): Promise<void> {
+    purse.wanted += price
+    purse.renewing ??= this.#ask(runner, purse, price).finally(() => {
+      purse.renewing = null
+      purse.wanted = 0n
+    })
+    return purse.renewing
+  }
+
+  async #ask(runner: Hex, purse: Purse, price: bigint): Promise<void> {
+    const { lease, now } = this.#deps
+    // Others of the same moment are asked for together.
+    await Promise.resolve()
+    // What was spent beyond the lease is in the totals below.
+    if (purse.free < 0n) purse.free = 0n
+    const channels = spentOf(purse)
+    const wish = purse.wanted > price * wishedJobs ? purse.wanted : price * wishedJobs
+    const voidAt = Math.max(purse.voidAt, purse.wantedVoidAt, Math.floor(now() / 1000) + 2 * claimWindowSeconds)
+    let answer: LeaseAnswer
+    // Before any of it can be spent, the disk knows that there is something to count.
+    this.#write(purse, false)
+    try {
+      const least = purse.free < price ? price - purse.free : 0n
+      answer = await lease(purse.buyer, {
+        runner,
+        open: purse.open + purse.free,
+        counted: purse.counted,
+        least,
+        wish,
+        voidAt,
+        channels,
+      })
+    } catch {
+      throw refuse(
+        'unavailable',
+        "The buyer's deposit cannot be read.",
+        'Try again in a few seconds; nothing was charged.',
+      )
+    }
+    purse.counted = true
+    this.#forgetReported(purse, channels)
+    if ('available' in answer) purse.short = { until: now() + shortMs, available: answer.available }
+    else {
+      purse.short = null
+      purse.free += answer.granted
+      purse.expiresAt = answer.expiresAt
+      purse.voidAt = voidAt
+    }
+    this.#restSoon()
+  }
+
+  /** Forgets channels whose totals the account has and that have nothing under way. */
+  #forgetReported(purse: Purse, reported: readonly ChannelSpent[]): void {
+    for (const { channel, spent } of reported) {
+      const tab = purse.tabs.get(channel)
+      if (tab && tab.inFlight === 0 && tab.unresolved.size === 0 && tab.channel.cumulative === spent)
+        purse.tabs.delete(channel)
+    }
+  }
+
+  #purse(buyer: Hex): Purse {
+    const known = this.#purses.get(buyer)
+    if (known) return known
+    const [row] = this.#deps.sql.exec<PurseRow>('SELECT * FROM purses WHERE buyer = ?', buyer).toArray()
+    const clean = row?.clean === 1
+    const purse: Purse = {
+      buyer,
+      free: clean ? BigInt(row.free) : 0n,
+      open: clean ? BigInt(row.open) : 0n,
+      inFlight: 0,
+      expiresAt: clean ? row.expires_at : 0,
+      voidAt: row?.void_at ?? 0,
+      counted: clean || !row,
+      written: clean,
+      tabs: new Map(),
+      wanted: 0n,
+      wantedVoidAt: 0,
+      users: 0,
+      rests: 0,
+      renewing: null,
+      short: null,
+    }
+    for (const id of row ? (JSON.parse(row.channels) as Hex[]) : []) {
+      const channel = this.#deps.book.find(id)
+      if (channel) this.#tab(purse, channel)
+    }
+    this.#purses.set(buyer, purse)
+    return purse
+  }
+
+  #write(purse: Purse, clean = this.#settled(purse)): void {
+    const { buyer, free, open, expiresAt, voidAt, tabs } = purse
+    this.#deps.sql.exec(
+      'INSERT OR REPLACE INTO purses (buyer, free, open, expires_at, void_at, clean, channels) VALUES (?, ?, ?, ?, ?, ?, ?)',
+      buyer,
+      String(free),
+      String(open),
+      expiresAt,
+      voidAt,
+      clean ? 1 : 0,
+      JSON.stringify([...tabs.keys()]),
+    )
+    purse.written = clean
+  }
+
+  /** Tells whether the disk would know all there is: no job is under way, and every total is written. */
+  #settled(purse: Purse): boolean {
+    return (
+      purse.counted &&
+      purse.inFlight === 0 &&
+      [...purse.tabs.values()].every(({ channel }) => (channel.best?.receipt.cumulative ?? 0n) === channel.cumulative)
+    )
+  }
+
+  /** Writes purses down once their buyers are quiet, so that this object may sleep. */
+  #restSoon(): void {
+    if (this.#resting) return
+    this.#resting = true
+    this.#deps.after(quietMs, () => {
+      this.#resting = false
+      void this.#rest()
+    })
+  }
+
+  async #rest(): Promise<void> {
+    const { book, now, sql } = this.#deps
+    await book.flush()
+    const seconds = Math.floor(now() / 1000)
+    for (const [buyer, purse] of this.#purses) {
+      if (purse.inFlight > 0 || purse.users > 0) continue
+      for (const { channel, unresolved } of purse.tabs.values()) {
+        if (voidAtOf(channel) > seconds) continue
+        for (const key of unresolved) this.#release(key, this.#reserved.get(key)!)
+      }
+      if (!purse.written) this.#write(purse)
+      if (!purse.written && purse.rests++ < maxRests) this.#restSoon()
+      // On the disk is all there is to know, unless a job that nobody heard of again may still be heard of.
+      if (purse.written && [...purse.tabs.values()].every(({ unresolved }) => unresolved.size === 0))
+        this.#purses.delete(buyer)
+    }
+    sql.exec('DELETE FROM purses WHERE void_at <= ?', seconds)
+  }
+}
+
+const voidAtOf = ({ terms }: KnownChannel) =>
+  Math.min(Number(terms.expiresAt) + claimWindowSeconds, Number.MAX_SAFE_INTEGER)
+
+const keyOf = (channel: JobRequest['channel'], job: bigint) => `${toHex(channel)}:${job}`
+
+const spentOf = ({ tabs }: Purse): ChannelSpent[] =>
+  [...tabs.values()].map(({ channel }) => ({
+    channel: channel.id,
+    spent: channel.cumulative,
+    voidAt: voidAtOf(channel),
+  }))

@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { Hex } from '../protocol/bytes.ts'
+import { providers } from './engine/providers.ts'
 import type { SettlementPolicy } from './settlementPolicy.ts'
 
 const hex = (bytes: number) =>
@@ -28,13 +29,28 @@ const Config = z.object({
     .pipe(z.array(z.url())),
   /** Intel's provisioning service or a cache of its shape, for what the chain must know of the platform. */
   ASSAY_COLLATERAL_URL: z.url().default('https://api.trustedservices.intel.com'),
+  /** AMD's key distribution service, for the same. */
+  ASSAY_AMD_COLLATERAL_URL: z.url().default('https://kdsintf.amd.com'),
   ASSAY_MODELS: z
     .string()
     .default('any')
     .transform((text) =>
       text === 'any' ? ('any' as const) : text.split(',').map((digest) => digest.trim().toLowerCase()),
     ),
+  /** Threads of one run; a receipt's execution descriptor names them. */
   ASSAY_THREADS: z.coerce.number().int().min(1).max(256).default(1),
+  /** Processes that run models at a time; as many as there are cores for, unless told. One more stands by. */
+  ASSAY_EXECUTORS: z.coerce.number().int().min(1).max(256).optional(),
+  /** Where models run. A provider the runtime does not have is refused, never replaced by another. */
+  ASSAY_PROVIDER: z.enum(providers).default('cpu'),
+  /** Where the provider's own libraries lie, such as CUDA's; executors get nothing else of the environment. */
+  ASSAY_LIBRARY_PATH: z.string().min(1).optional(),
+  /** Bytes of models' files that each executor holds in memory; the least recently used leave for others. */
+  ASSAY_MODEL_MEMORY: z.coerce
+    .number()
+    .int()
+    .min(1_048_576)
+    .default(4 * 2 ** 30),
   ASSAY_CAPACITY: z.coerce.number().int().min(1).max(65_536).default(1_024),
   /** Most rows of one run: as many as admission compares with rows run alone. */
   ASSAY_MAX_BATCH: z.coerce.number().int().min(1).max(64).default(64),

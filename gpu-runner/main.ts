@@ -2,11 +2,14 @@ import { randomBytes } from 'node:crypto'
 import { mkdirSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { RegistrationClaim } from '../protocol/attestRegistration.ts'
 import { equalBytes, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
-import { fetchTdxCollateral } from '../protocol/evidence/collateral.ts'
+import { fetchCollateral } from '../protocol/evidence/collateral.ts'
+import { type Roots, vendorRoots } from '../protocol/evidence/index.ts'
+import { developmentRoots } from '../protocol/evidence/roots.development.ts'
 import type { JobAnswer, JobRefusal, JobRequest } from '../protocol/frames.ts'
 import { sha256 } from '../protocol/hash.ts'
 import { generateHpkeKeyPair } from '../protocol/hpke.ts'
@@ -70,23 +73,34 @@ const signer = createRunnerSigner(new Uint8Array(randomBytes(32)))
 const hpke = await generateHpkeKeyPair()
 const journal = openJournal(join(config.ASSAY_STATE, 'journal.sqlite'))
 const predecessors = journal.runners()
-const executor = createExecutor({ threads: config.ASSAY_THREADS })
+const environment: Record<string, string> = config.ASSAY_LIBRARY_PATH
+  ? { LD_LIBRARY_PATH: config.ASSAY_LIBRARY_PATH }
+  : {}
+const engine = { threads: config.ASSAY_THREADS, provider: config.ASSAY_PROVIDER, environment }
+const executors = config.ASSAY_EXECUTORS ?? Math.max(1, Math.floor(availableParallelism() / config.ASSAY_THREADS))
+const executor = createExecutor({ ...engine, executors, memoryBudget: config.ASSAY_MODEL_MEMORY })
 const ortVersion = (
   JSON.parse(readFileSync(createRequire(import.meta.url).resolve('onnxruntime-node/package.json'), 'utf8')) as {
     version: string
   }
 ).version
 
+/** What the development TEE stands on; nothing where the machine is real. */
+const developmentSets: Roots[] = []
+
 async function developmentTee(seed: Uint8Array): Promise<Tee> {
   const seconds = () => Math.floor(now() / 1000)
   if (config.ASSAY_DEVELOPMENT_TEE === 'snp') {
     const snp = await createDevelopmentSnp({ seed, now: seconds })
+    developmentSets.push(developmentRoots({ chainId: network.chainId, intel: new Uint8Array(), amd: snp.roots }))
     return {
       root: 'development',
       evidence: async (reportData) => ({ format: 'snp', report: snp.report(reportData) }),
+      collateral: () => snp.collateral(),
     }
   }
   const tee = createDevelopmentTee({ seed, now: seconds })
+  developmentSets.push(developmentRoots({ chainId: network.chainId, intel: tee.rootDer }))
   return {
     root: 'development',
     evidence: async (reportData) => ({ format: 'tdx', quote: tee.quote(reportData) }),
@@ -109,6 +123,7 @@ const service = new JobService({
   chain,
   log,
   now,
+  parallel: executors,
   capacity: config.ASSAY_CAPACITY,
 })
 let workload: Hex = toHex(new Uint8Array(32))
@@ -140,10 +155,12 @@ async function attest(): Promise<void> {
     ...(config.ASSAY_NVATTEST ? { gpus: (nonce) => collectGpuEvidence(nonce, { path: config.ASSAY_NVATTEST! }) } : {}),
     collateralFor: (evidence) =>
       tee.collateral?.() ??
-      fetchTdxCollateral(evidence.quote, {
+      fetchCollateral(evidence, {
         fetch: (url) => fetch(url, { signal: AbortSignal.timeout(30_000) }),
         intelUrl: config.ASSAY_COLLATERAL_URL,
+        amdUrl: config.ASSAY_AMD_COLLATERAL_URL,
       }),
+    roots: [vendorRoots, ...developmentSets],
     ...(config.ASSAY_VERIFIERS.length > 0 ? { agreedVerdict } : {}),
     postToEdge: async (registration) => {
       await edge('/v1/runners', {
@@ -161,6 +178,9 @@ await attest()
 /** Models not to be tried before a time: never again for what is wrong with the model itself, a minute for a download that failed. */
 const refusedModels = new Map<string, number>()
 const modelRetryMs = 60_000
+
+/** How long a file of a model may take to come: gigabytes at a modest 10 MB a second. */
+const downloadLimitMs = 3_600_000
 
 /** Admits listed models that this runner should serve and does not yet. */
 async function admitModels(): Promise<void> {
@@ -186,12 +206,19 @@ async function admitModel(json: ModelJson): Promise<void> {
       now: Math.floor(now() / 1000),
       contractSignature: chain.contractSignature,
     })
-    const model = await fetchModel(json, {
+    const { loadable, reread, ...model } = await fetchModel(json, {
       cacheDir: join(config.ASSAY_STATE, 'models'),
-      fetchArtifact: async (digest) => new Uint8Array(await (await edge(`/v1/artifacts/${digest}`)).arrayBuffer()),
+      fetchArtifact: async (digest) => {
+        const path = `/v1/artifacts/${digest}`
+        const { body } = await edge(path, { signal: AbortSignal.timeout(downloadLimitMs) })
+        return body ?? new ReadableStream({ start: (stream) => stream.close() })
+      },
     })
-    const trial = await probeModel(model, { threads: config.ASSAY_THREADS, maxBatch: config.ASSAY_MAX_BATCH })
-    await executor.load(model.loadable)
+    const trial = await probeModel(
+      { manifest: model.manifest, loadable },
+      { ...engine, maxBatch: config.ASSAY_MAX_BATCH },
+    )
+    await executor.load(loadable, reread)
     service.serve({
       ...model,
       run: (feeds, deadlineMs) => executor.run(json.digest, feeds, deadlineMs),
@@ -199,7 +226,7 @@ async function admitModel(json: ModelJson): Promise<void> {
       execution: {
         runtime: 'onnxruntime-node',
         runtimeVersion: ortVersion,
-        provider: 'cpu',
+        provider: engine.provider,
         optimization: 'all',
         threads: config.ASSAY_THREADS,
         class: trial.class,

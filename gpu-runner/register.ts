@@ -1,9 +1,22 @@
 import { secp256k1 } from '@noble/curves/secp256k1.js'
-import { type RegistrationClaim, type RegistrationJson, registrationToJson } from '../protocol/attestRegistration.ts'
+import {
+  judgeRegistration,
+  type RegistrationClaim,
+  type RegistrationJson,
+  registrationToJson,
+} from '../protocol/attestRegistration.ts'
 import { concat, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import { gpuEvidenceDigest } from '../protocol/evidence/gpu.ts'
-import type { CollateralOf, EvidenceOf, GpuEvidence } from '../protocol/evidence/index.ts'
+import {
+  type Collateral,
+  type CollateralOf,
+  defaultPolicy,
+  type Evidence,
+  type GpuEvidence,
+  type Roots,
+} from '../protocol/evidence/index.ts'
+import { remedyFor } from '../protocol/evidence/remedies.ts'
 import { encodeStatement, gpuNonce, reportDataOf } from '../protocol/evidence/statement.ts'
 import { workloadOf } from '../protocol/evidence/workload.ts'
 import { sha256 } from '../protocol/hash.ts'
@@ -20,7 +33,12 @@ const postAttempts = 6
 /** How long a statement is good for, in seconds: as long as the registry keeps a registration. */
 export const statementSeconds = 86_400
 
-/** Attests and registers: nonce, statement, quote, collateral, chain, edge, in this order. The chain verifies a TDX quote by itself and takes other evidence on the word of its verifiers. `workload` is measured by a first quote, since a guest cannot name it otherwise. Gives the expiry in unix seconds and the workload. */
+/** Reports that this machine would be refused, before anything is paid, and what to do. */
+export class MachineRefusedError extends Error {
+  override name = 'MachineRefusedError'
+}
+
+/** Attests and registers: nonce, GPUs, statement, quote, collateral, a look of one's own by the policy the edge judges by, chain, edge, in this order. The chain verifies a TDX quote by itself and takes other evidence on the word of its verifiers. `workload` is measured by a first quote, since a guest cannot name it otherwise. Gives the expiry in unix seconds and the workload. */
 export async function registerRunner({
   tee,
   chain,
@@ -31,6 +49,7 @@ export async function registerRunner({
   hpkeKey,
   gpus = async () => [],
   collateralFor,
+  roots,
   agreedVerdict,
   postToEdge,
   now,
@@ -45,8 +64,10 @@ export async function registerRunner({
   hpkeKey: Uint8Array
   /** Collects evidence of this machine's GPUs for a nonce. */
   gpus?: (nonce: Uint8Array) => Promise<GpuEvidence[]>
-  /** Gets what the vendor says of the platform, for the chain to verify. */
-  collateralFor: (evidence: EvidenceOf<'tdx'>) => Promise<CollateralOf<'tdx'>>
+  /** Gets what the vendor says of the platform. */
+  collateralFor: (evidence: Evidence) => Promise<Collateral | null>
+  /** What this machine's evidence must stand on. */
+  roots: readonly Roots[]
   /** Asks the verifiers for a verdict on evidence the chain cannot verify; absent where none are known. */
   agreedVerdict?: (claim: RegistrationClaim, nonceBlock: bigint) => Promise<AgreedVerdict>
   postToEdge: (registration: RegistrationJson) => Promise<void>
@@ -83,10 +104,23 @@ export async function registerRunner({
     provider: chain.provider,
     signature,
   }
+  const collateral = await collateralFor(evidence)
+  const judged = await judgeRegistration(claim, collateral, {
+    now: Math.floor(now() / 1000),
+    roots,
+    policy: defaultPolicy,
+    gpuCollateral: { rims: [], ocsp: null },
+    domain,
+    registry,
+  })
+  if (!judged.ok) {
+    const { reason, detail } = judged.refusal
+    throw new MachineRefusedError(`This machine would be refused: ${reason}: ${detail} ${remedyFor(reason)}`)
+  }
   if (evidence.format === 'tdx')
     await chain.register({
       quote: evidence.quote,
-      collateral: await collateralFor(evidence),
+      collateral: collateral as CollateralOf<'tdx'>,
       now: Math.floor(now() / 1000),
       statement: bytes,
       nonceBlock: number,

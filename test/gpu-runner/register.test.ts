@@ -1,12 +1,13 @@
 import { describe, expect, test } from 'vitest'
 import type { RunnerChain } from '../../gpu-runner/chain.ts'
 import { registerRunner } from '../../gpu-runner/register.ts'
-import { createDevelopmentTee } from '../../gpu-runner/tee/development.ts'
+import { createDevelopmentTee, type TeeFault } from '../../gpu-runner/tee/development.ts'
 import { createDevelopmentGpu } from '../../gpu-runner/tee/developmentGpu.ts'
 import { createDevelopmentSnp } from '../../gpu-runner/tee/developmentSnp.ts'
 import type { RegistrationJson } from '../../protocol/attestRegistration.ts'
 import { fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import { gpuEvidenceDigest } from '../../protocol/evidence/gpu.ts'
+import { developmentRoots } from '../../protocol/evidence/roots.development.ts'
 import { decodeStatement, gpuNonce } from '../../protocol/evidence/statement.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { createSigner } from '../../protocol/secp256k1.ts'
@@ -14,6 +15,7 @@ import { createSigner } from '../../protocol/secp256k1.ts'
 const now = () => Date.UTC(2026, 10, 21)
 const seed = new Uint8Array(32).fill(7)
 const tee = createDevelopmentTee({ seed, now: () => now() / 1000 })
+const roots = developmentRoots({ chainId: 31_337, intel: tee.rootDer })
 const signer = createSigner(sha256(utf8('test key: runner')))
 const contract = `0x${'5e'.repeat(20)}` as Hex
 const blockHash = new Uint8Array(32).fill(3)
@@ -41,6 +43,7 @@ async function register(
     signer,
     hpkeKey: new Uint8Array(32).fill(2),
     collateralFor: async () => tee.collateral(),
+    roots: [roots],
     postToEdge,
     now,
     sleep: async (ms) => void waits.push(ms),
@@ -73,6 +76,7 @@ describe('registerRunner', () => {
     const nonces: Uint8Array[] = []
     const posted: RegistrationJson[] = []
     const { done } = await register(async (registration) => void posted.push(registration), {
+      roots: [{ ...roots, nvidia: gpu.root }],
       gpus: async (nonce) => {
         nonces.push(nonce)
         return [gpu.evidence(nonce)]
@@ -91,8 +95,25 @@ describe('registerRunner', () => {
       root: 'development' as const,
       evidence: async (data: Uint8Array) => ({ format: 'snp' as const, report: machine.report(data) }),
     }
-    const { done, paid } = await register(async () => {}, { tee: snp })
+    const { done, paid } = await register(async () => {}, {
+      tee: snp,
+      roots: [{ ...roots, amd: machine.roots }],
+      collateralFor: () => machine.collateral(),
+    })
     await expect(done).rejects.toThrow('ASSAY_VERIFIERS')
+    expect(paid).toHaveLength(0)
+  })
+
+  test.each<[TeeFault, RegExp]>([
+    ['debug', /debug: .* Start the guest without debugging/],
+    ['tcb_out_of_date', /tcb_status: .* Update firmware/],
+  ])('refusal: a machine that the edge would refuse (%s) pays nothing, and is told what to do', async (fault, why) => {
+    const fallen = createDevelopmentTee({ seed, now: () => now() / 1000, faults: [fault] })
+    const { done, paid } = await register(async () => {}, {
+      tee: { root: 'development', evidence: async (data) => ({ format: 'tdx', quote: fallen.quote(data) }) },
+      collateralFor: async () => fallen.collateral(),
+    })
+    await expect(done).rejects.toThrow(why)
     expect(paid).toHaveLength(0)
   })
 })

@@ -108,7 +108,6 @@ export class JobService {
       // Not waited for: the engine takes the next jobs while the disk takes these.
       finish: async (results) => this.#recorder.push(results.map(({ tag, result }) => outcomeOf(tag, result))),
       batchSizes: model.batchSizes,
-      fixed: model.fixed,
       parallel: this.#deps.parallel ?? 1,
       now: this.#deps.now,
     })

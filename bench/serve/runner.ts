@@ -47,7 +47,6 @@ function bare(): { handle: Handle; inFlight: () => number } {
       for (const { tag, result } of results) tag(result)
     },
     batchSizes: model.batchSizes,
-    fixed: [],
     now: Date.now,
   })
   const handle: Handle = (requests, reply) => {

@@ -24,8 +24,7 @@ export type TrialRun = (feeds: Tensor[]) => Promise<Tensor[]>
 /** Holds what a trial needs; `budgetMs` bounds it, by the clock `now` in milliseconds. */
 export type TrialDeps = {
   manifest: Pick<Manifest, 'inputs' | 'outputs'>
-  fixed: readonly Tensor[]
-  /** Runs as jobs will be run. */
+  /** Runs as jobs will be run, what the publisher feeds included. */
   run: TrialRun
   /** Runs under other numbers of threads, by that number. */
   otherThreads: ReadonlyMap<number, TrialRun>
@@ -74,11 +73,11 @@ const canJoin = ({ inputs, outputs }: TrialDeps['manifest']) =>
   [...inputs, ...outputs].every(({ shape }) => shape[0] === -1)
 
 /** Runs rows alone once more, and under each other number of threads. Tells whether they gave the same bits under the same number. */
-async function tryAlone(rows: readonly Row[], { run, otherThreads, fixed }: TrialDeps, findings: Finding[]) {
-  const changed = await findChange(rows, run, fixed)
+async function tryAlone(rows: readonly Row[], { run, otherThreads }: TrialDeps, findings: Finding[]) {
+  const changed = await findChange(rows, run)
   if (changed) findings.push({ reason: 'not_repeatable', detail: `A ${changed} row gave other bits the second time.` })
   for (const [threads, other] of otherThreads) {
-    const kind = await findChange(rows, other, fixed)
+    const kind = await findChange(rows, other)
     if (kind) findings.push({ reason: 'threads_change_bits', detail: `A ${kind} row, under ${threads} threads.` })
   }
   return changed === null
@@ -86,7 +85,7 @@ async function tryAlone(rows: readonly Row[], { run, otherThreads, fixed }: Tria
 
 /** Runs rows together, at as many sizes and as often as the time allows, and gives the sizes at which no row changed: just 1 as soon as one did. */
 async function tryTogether(make: MakeRow, deps: TrialDeps, findings: Finding[]): Promise<number[]> {
-  const { run, fixed, maxBatch, now, budgetMs = 20_000 } = deps
+  const { run, maxBatch, now, budgetMs = 20_000 } = deps
   const until = now() + budgetMs
   const otherThreads = new Map(deps.otherThreads)
   const clean = new Set([1])
@@ -95,13 +94,13 @@ async function tryTogether(make: MakeRow, deps: TrialDeps, findings: Finding[]):
     for (const size of trialSizes(maxBatch)) {
       if (now() > until) break
       const group = await pool.take(size)
-      const found = await findDependence(group, run, fixed)
+      const found = await findDependence(group, run)
       if (found) {
         findings.push({ reason: 'rows_depend_on_batch', detail: `${found}, in a run of ${size} rows.` })
         return [1]
       }
       for (const [threads, other] of isTelling(size, maxBatch) ? otherThreads : []) {
-        const changed = await findDependence(group, other, fixed)
+        const changed = await findDependence(group, other)
         if (!changed) continue
         const detail = `${changed}, in a run of ${size} rows under ${threads} threads.`
         findings.push({ reason: 'threads_change_bits', detail })
@@ -137,10 +136,10 @@ function uncheckable({ inputs }: TrialDeps['manifest']): string | null {
 type MakeRow = (kind: RowKind) => Promise<Row>
 
 /** Finds out what a model takes. Throws ModelError when it takes nothing that was tried. */
-async function rowMaker({ manifest, fixed, run, random }: TrialDeps): Promise<MakeRow> {
+async function rowMaker({ manifest, run, random }: TrialDeps): Promise<MakeRow> {
   const make = async (kind: RowKind, bound: bigint): Promise<Row> => {
     const feeds = trialRow(manifest.inputs, { kind, bound, random })
-    return { feeds, kind, outputs: await run([...feeds, ...fixed]) }
+    return { feeds, kind, outputs: await run(feeds) }
   }
   const bound = await firstBound((candidate) => make('unit', candidate))
   return (kind) => make(kind, bound)
@@ -181,18 +180,18 @@ const sameTensors = (a: readonly Tensor[], b: readonly Tensor[]) =>
   )
 
 /** Runs rows alone and names the kind of the first whose bits differ from what they were; null when none do. */
-async function findChange(rows: readonly Row[], run: TrialRun, fixed: readonly Tensor[]): Promise<RowKind | null> {
+async function findChange(rows: readonly Row[], run: TrialRun): Promise<RowKind | null> {
   for (const { feeds, kind, outputs } of rows) {
-    if (!sameTensors(await run([...feeds, ...fixed]), outputs)) return kind
+    if (!sameTensors(await run(feeds), outputs)) return kind
   }
   return null
 }
 
 /** Runs rows together and says which differs from the same row alone; null when none does. A run that fails counts as a difference. */
-async function findDependence(rows: readonly Row[], run: TrialRun, fixed: readonly Tensor[]): Promise<string | null> {
+async function findDependence(rows: readonly Row[], run: TrialRun): Promise<string | null> {
   let together: Tensor[]
   try {
-    together = await run([...joinFeeds(rows.map(({ feeds }) => feeds)), ...fixed])
+    together = await run(joinFeeds(rows.map(({ feeds }) => feeds)))
   } catch (error) {
     if (!(error instanceof ModelError)) throw error
     return `The run failed (${error.message})`

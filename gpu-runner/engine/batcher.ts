@@ -9,13 +9,12 @@ export type RunResult = { outputs: Tensor[] } | { error: Error }
 /** Holds one job waiting for the engine, with the tensors its buyer sent; `deadline` in milliseconds of the batcher's clock. */
 export type QueuedRun<T> = { tag: T; feeds: Tensor[]; deadline: number }
 
-/** Holds what a batcher needs: the engine, where results go, what the publisher feeds to every run, and how many rows a run may have. */
+/** Holds what a batcher needs: the engine, where results go, and how many rows a run may have. */
 export type BatcherDeps<T> = {
   run: (feeds: Tensor[], deadlineMs: number) => Promise<Tensor[]>
   finish: (results: { tag: T; result: RunResult }[]) => Promise<void>
   /** The numbers of rows at which jobs may share a run, ascending: those that admission tried. Only 1 where they may not. */
   batchSizes: readonly number[]
-  fixed: readonly Tensor[]
   now: () => number
   /** How many runs may be under way at a time: one for each executor. */
   parallel?: number
@@ -84,11 +83,11 @@ export class Batcher<T> {
   }
 
   async #runGroup(group: QueuedRun<T>[]): Promise<{ tag: T; result: RunResult }[]> {
-    const { run, fixed, now } = this.#deps
+    const { run, now } = this.#deps
     const budget = (jobs: QueuedRun<T>[]) => Math.max(...jobs.map((job) => job.deadline)) - now()
     if (group.length > 1 && budget(group) > 0) {
       try {
-        const together = await run([...joinFeeds(group.map((job) => job.feeds)), ...fixed], budget(group))
+        const together = await run(joinFeeds(group.map((job) => job.feeds)), budget(group))
         const outputs = split(together, group)
         return group.map((job, index) => ({ tag: job.tag, result: { outputs: outputs[index]! } }))
       } catch {
@@ -103,7 +102,7 @@ export class Batcher<T> {
         continue
       }
       try {
-        results.push({ tag: job.tag, result: { outputs: await run([...job.feeds, ...fixed], budget([job])) } })
+        results.push({ tag: job.tag, result: { outputs: await run(job.feeds, budget([job])) } })
       } catch (error) {
         results.push({ tag: job.tag, result: { error: error as Error } })
       }

@@ -5,19 +5,19 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Tensor } from '../../protocol/tensors.ts'
 import { ExecutorDiedError, ModelError, RunDeadlineError } from './errors.ts'
 import { type ExecutorProcess, startExecutorProcess } from './executorProcess.ts'
+import type { Provider } from './providers.ts'
 import { Resident } from './resident.ts'
 import { kinds } from './wire.ts'
 
 export { ExecutorDiedError, ModelError, RunDeadlineError } from './errors.ts'
 
-/** Lists the execution providers a runner may be told to use. */
-export const providers = ['cpu', 'webgpu', 'cuda'] as const
-
-/** Names an execution provider of the runtime. */
-export type Provider = (typeof providers)[number]
-
-/** Holds what an executor loads: the graph and the files it names, from memory only. */
-export type LoadableModel = { digest: string; graph: Uint8Array; external: { path: string; data: Uint8Array }[] }
+/** Holds what an executor loads: the graph and the files it names, from memory only, and what the publisher feeds to every run. */
+export type LoadableModel = {
+  digest: string
+  graph: Uint8Array
+  external: { path: string; data: Uint8Array }[]
+  fixed?: readonly Tensor[]
+}
 
 /** Runs models in child processes, because a run blocks its thread and cannot be cancelled. */
 export type Executor = {
@@ -69,8 +69,8 @@ type Known = { digest: string; bytes: number; read: () => Promise<LoadableModel>
 type Worker = { process: ExecutorProcess; providers: string[]; resident: Resident }
 type Waiting = { digest: string; take: (worker: Worker) => void }
 
-const bytesOf = ({ graph, external }: LoadableModel) =>
-  external.reduce((sum, { data }) => sum + data.length, graph.length)
+const bytesOf = ({ graph, external, fixed = [] }: LoadableModel) =>
+  [...external, ...fixed].reduce((sum, { data }) => sum + data.length, graph.length)
 const fileOf = (name: string, data: Uint8Array): Tensor => ({ name, datatype: 'UINT8', shape: [data.length], data })
 
 /** Starts executors. A process that dies or is killed is replaced, and work goes on in the others meanwhile. */
@@ -93,6 +93,8 @@ class ExecutorPool implements Executor {
   #stopped = false
 
   constructor(options: ExecutorOptions) {
+    // TensorFloat-32 and a free choice of cuBLAS workspaces both cost the bits of a result (NVIDIA, cuBLAS "Results reproducibility").
+    const pinned = { NVIDIA_TF32_OVERRIDE: '0', CUBLAS_WORKSPACE_CONFIG: ':4096:8' }
     this.#options = {
       executors: 1,
       provider: 'cpu',
@@ -100,11 +102,11 @@ class ExecutorPool implements Executor {
       loadLimitMs: 60_000,
       answerLimit: 2 ** 30,
       spare: true,
-      environment: {},
       longestBackoffMs: 5_000,
       main: join(import.meta.dirname, 'executorMain.ts'),
       now: () => performance.now(),
       ...options,
+      environment: { ...(options.provider === 'cuda' ? pinned : {}), ...options.environment },
     }
     const count = this.#options.executors + (this.#options.spare ? 1 : 0)
     for (let i = 0; i < count; i++) void this.#start()
@@ -261,17 +263,16 @@ class ExecutorPool implements Executor {
     const { provider, threads, loadLimitMs } = this.#options
     if (!providers.includes(provider))
       throw new Error(`The runtime has no execution provider "${provider}"; it has ${providers.join(', ')}.`)
-    const { digest, graph, external } = await known.read()
+    const { digest, graph, external, fixed = [] } = await known.read()
     for (const leaving of resident.leavingFor(known.bytes)) {
       resident.remove(leaving)
       await process.request({ kind: kinds.unload, text: leaving, tensors: [] }, loadLimitMs)
     }
-    const tensors = [fileOf('graph', graph), ...external.map(({ path, data }) => fileOf(path, data))]
+    const files = external.map(({ path, data }) => fileOf(path, data))
+    const tensors = [fileOf('graph', graph), ...files, ...fixed]
+    const text = JSON.stringify({ model: digest, threads, provider, files: files.length })
     try {
-      await process.request(
-        { kind: kinds.load, text: JSON.stringify({ model: digest, threads, provider }), tensors },
-        loadLimitMs,
-      )
+      await process.request({ kind: kinds.load, text, tensors }, loadLimitMs)
     } catch (error) {
       if (!(error instanceof RunDeadlineError)) throw error
       throw new ModelError(`The model took longer than ${loadLimitMs} ms to load.`)

@@ -25,7 +25,12 @@ type Ort = {
   env: { logLevel: string }
   Tensor: new (type: string, data: unknown, dims: readonly number[]) => OrtTensor
 }
-type Session = { native: NativeSession; outputs: readonly string[]; fetches: Record<string, null> }
+type Session = {
+  native: NativeSession
+  fixed: Record<string, OrtTensor>
+  outputs: readonly string[]
+  fetches: Record<string, null>
+}
 
 const require = createRequire(import.meta.url)
 const ort = require('onnxruntime-node') as Ort & { listSupportedBackends(): { name: string }[] }
@@ -91,8 +96,16 @@ function fromOrt(name: string, tensor: OrtTensor): Tensor {
   return { name, datatype, shape, data: new Uint8Array(buffer!, byteOffset, byteLength) }
 }
 
-function load({ text, tensors: [graph, ...external] }: Message): void {
-  const { model, threads, provider } = JSON.parse(text) as { model: string; threads: number; provider: string }
+function load({ text, tensors: [graph, ...rest] }: Message): void {
+  const { model, threads, provider, files } = JSON.parse(text) as {
+    model: string
+    threads: number
+    provider: string
+    files: number
+  }
+  const external = rest.slice(0, files)
+  // Of the message only these are kept, so they move to memory of their own.
+  const fixed = rest.slice(files).map((tensor) => [tensor.name, toOrt({ ...tensor, data: tensor.data.slice() })])
   const native = new binding.InferenceSession()
   native.loadModel(graph!.data.buffer as ArrayBuffer, graph!.data.byteOffset, graph!.data.byteLength, {
     executionProviders: [provider],
@@ -104,7 +117,12 @@ function load({ text, tensors: [graph, ...external] }: Message): void {
     extra: { session: { intra_op: { allow_spinning: '0' } } },
   })
   const outputs = native.outputMetadata.map(({ name }) => name)
-  sessions.set(model, { native, outputs, fetches: Object.fromEntries(outputs.map((name) => [name, null])) })
+  sessions.set(model, {
+    native,
+    fixed: Object.fromEntries(fixed),
+    outputs,
+    fetches: Object.fromEntries(outputs.map((name) => [name, null])),
+  })
 }
 
 function handle(message: Message): Tensor[] {
@@ -119,7 +137,7 @@ function handle(message: Message): Tensor[] {
     return []
   }
   if (!session) throw new Error('The model is not loaded in this executor.')
-  const feeds: Record<string, OrtTensor> = {}
+  const feeds = { ...session.fixed }
   for (const tensor of message.tensors) feeds[tensor.name] = toOrt(tensor)
   const results = session.native.run(feeds, session.fetches, {})
   return session.outputs.map((name) => fromOrt(name, results[name]!))

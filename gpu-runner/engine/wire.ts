@@ -96,7 +96,9 @@ export function decodeMessage(bytes: Uint8Array): Message {
   }
 }
 
-function readMessage(bytes: Uint8Array): Message {
+function readMessage(given: Uint8Array): Message {
+  // A Buffer's slice() does not copy as a Uint8Array's does; what is handed on must be the latter.
+  const bytes = new Uint8Array(given.buffer, given.byteOffset, given.byteLength)
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const end = prefixLength + view.getUint32(0, true)
   const kind = view.getUint8(16)

@@ -487,7 +487,7 @@ describe('JobService', () => {
 
   test('behavior: rows that share a run have the bits they have alone, and a trial found so', async () => {
     const trial = await probeModel(
-      { manifest, fixed: [], loadable: { digest, graph, external: [] } },
+      { manifest, loadable: { digest, graph, external: [] } },
       { threads: 1, maxBatch: 16 },
     )
     expect([trial.class, trial.batch, trial.findings]).toEqual(['exact', 'free', []])

@@ -32,11 +32,11 @@ describe('tryModel', () => {
     await Promise.all([...executors.values()].map((executor) => executor.stop()))
   })
 
-  async function load(graph: Uint8Array) {
+  async function load(graph: Uint8Array, fixed: Tensor[] = []) {
     const digest = toHex(sha256(graph))
     const runs = new Map<number, TrialRun>()
     for (const [threads, executor] of executors) {
-      await executor.load({ digest, graph, external: [] })
+      await executor.load({ digest, graph, external: [], fixed })
       runs.set(threads, (feeds) => executor.run(digest, feeds, 60_000))
     }
     return { manifest: readGraph(graph), runs }
@@ -46,14 +46,13 @@ describe('tryModel', () => {
     graph: Uint8Array,
     { maxBatch = 64, fixed = [] as Tensor[], budgetMs = 20_000, now = () => performance.now() } = {},
   ): Promise<Trial> {
-    const { manifest, runs } = await load(graph)
+    const { manifest, runs } = await load(graph, fixed)
     const names = new Set(fixed.map(({ name }) => name))
     const inputs = manifest.inputs.filter(({ name }) => !names.has(name))
     const run = runs.get(1)!
     runs.delete(1)
     return tryModel({
       manifest: { ...manifest, inputs },
-      fixed,
       run,
       otherThreads: runs,
       maxBatch,
@@ -115,7 +114,6 @@ describe('tryModel', () => {
       }))
     const found = await tryModel({
       manifest,
-      fixed: [],
       run,
       otherThreads: new Map([[2, other]]),
       maxBatch: 8,

@@ -32,7 +32,6 @@ function open(options: Partial<BatcherDeps<number>> = {}) {
       for (const { tag, result } of finished) results.set(tag, result)
     },
     batchSizes: every(64),
-    fixed: [],
     now: () => 0,
     ...options,
   })
@@ -101,25 +100,6 @@ describe('Batcher', () => {
     for (const [tag, own] of feeds.entries()) batcher.push({ tag, feeds: own, deadline: 1 })
     await settled(5)
     expect(sizes).toEqual([4, 1, 1])
-  })
-
-  test('behavior: what the publisher feeds goes to a run once, after what buyers sent', async () => {
-    const runs: Tensor[][] = []
-    const { batcher, settled } = open({
-      fixed: [rows([9], { name: 'weights' })],
-      run: async (feeds) => {
-        runs.push(feeds)
-        return [feeds[0]!]
-      },
-    })
-    for (let tag = 0; tag < 3; tag++) batcher.push({ tag, feeds: [rows([tag])], deadline: 1 })
-    await settled(3)
-    expect(runs.map((feeds) => feeds.map(({ name, shape }) => [name, shape[0]]))).toEqual([
-      [
-        ['x', 3],
-        ['weights', 1],
-      ],
-    ])
   })
 
   test('attack: one row that fails costs its neighbours another run, not their answers', async () => {

@@ -54,6 +54,21 @@ describe('the bytes between the control process and an executor', () => {
     )
   })
 
+  test('behavior: from a Buffer come tensors whose slice is a copy', () => {
+    const data = new Uint8Array([1, 2, 3])
+    const sent = {
+      kind: kinds.run,
+      id: 1,
+      text: '',
+      tensors: [{ name: 'x', datatype: 'UINT8' as const, shape: [3], data }],
+    }
+    const bytes = Buffer.concat(encodeMessage(sent))
+    const copy = decodeMessage(bytes).tensors[0]!.data.slice()
+    bytes.fill(0)
+    expect(copy).toEqual(data)
+    expect(copy.buffer.byteLength).toBe(3)
+  })
+
   test('refusal: a length past the limit, or none that can be', () => {
     const [head] = encodeMessage({ kind: kinds.run, id: 1, text: '', tensors: [] })
     expect(() => messageLength(head!, 31)).toThrow(/at most 31/)

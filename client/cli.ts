@@ -36,6 +36,7 @@ import { connectEdge, type ModelJson, type Network } from './edge.ts'
 import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
 import { collectEarnings, depositTokens, readBalance } from './escrow.ts'
 import { readEventLog, readEvidenceFiles } from './evidence.ts'
+import { grantMandate, revokeMandate } from './mandate.ts'
 import { bundleName, createProxy } from './proxy.ts'
 import { serve } from './proxyServer.ts'
 import { publishModel } from './publish.ts'
@@ -43,6 +44,7 @@ import type { Requirements } from './requirements.ts'
 import { createRimSigner, verifyRim } from './rim.ts'
 import { settleFor } from './settleFor.ts'
 import { tryModel } from './tryModel.ts'
+import { requestWithdrawal, withdrawDeposit } from './withdraw.ts'
 
 const usage = `assay <command> [--json]
 
@@ -57,6 +59,9 @@ const usage = `assay <command> [--json]
   rim sign <manifest.xml> --key file [--now unix]           verifies one of NVIDIA's reference manifests and signs its table
   balance [--of publisher|buyer|provider]                   shows money in wallet and escrow
   deposit <amount>                                          deposits for the buyer
+  withdraw [amount]                                         asks an amount of the deposit back; later, without one, takes it out
+  mandate <address> --cap n [--channel-cap n] [--days n] [--model m]...   lets another key spend of the deposit, within bounds
+  mandate revoke <address>                                  ends that at once
   collect [--of provider|publisher]                         withdraws what was earned
   settle --for <runner> [--minimum amount]                  claims a runner's earnings for its provider, from what its edge kept
 
@@ -132,6 +137,12 @@ function amount(text: string | undefined, what: string): bigint {
   return BigInt(text)
 }
 
+function addressOf(text: string | undefined, what: string): Hex {
+  if (!text || !/^0x[0-9a-fA-F]{40}$/.test(text))
+    throw new UsageError(`${what} takes an address: 0x and 40 hex digits.`)
+  return text as Hex
+}
+
 function file(path: string | undefined, what: string): Buffer {
   if (!path) throw new UsageError(`Name ${what}.`)
   try {
@@ -189,6 +200,9 @@ const options = {
   require: { type: 'string' },
   keep: { type: 'string' },
   'on-behalf-of': { type: 'string' },
+  cap: { type: 'string' },
+  'channel-cap': { type: 'string' },
+  days: { type: 'string' },
 } as const
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof options; allowPositionals: true }>>['values']
@@ -291,8 +305,7 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
         `Whoever reaches ${host} can spend your deposit: set ASSAY_PROXY_TOKEN, which callers must show.`,
       )
     const onBehalfOf = values['on-behalf-of']
-    if (onBehalfOf !== undefined && !/^0x[0-9a-fA-F]{40}$/.test(onBehalfOf))
-      throw new UsageError('--on-behalf-of takes the address of the buyer who gave a mandate.')
+    if (onBehalfOf !== undefined) addressOf(onBehalfOf, '--on-behalf-of')
     if (keep !== undefined) mkdirSync(keep, { recursive: true, mode: 0o700 })
     const proxy = createProxy({
       buyer: new Assay({
@@ -469,6 +482,53 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
         `${paid} claimed for the provider of ${runner}, from ${done.length} channels`,
       ],
     }
+  },
+
+  async withdraw(text) {
+    const network = await edge().json<Network>('/v1/network')
+    const access = { ...wallet('buyer', network.chainId), contracts: network }
+    if (text === undefined) {
+      const taken = await withdrawDeposit(access)
+      return { result: { amount: taken.toString() }, lines: [`withdrew ${taken}`] }
+    }
+    const asked = amount(text, 'withdraw')
+    const { withdrawableAt } = await requestWithdrawal(access, asked)
+    const from = withdrawableAt.toISOString()
+    return {
+      result: { requested: asked.toString(), withdrawableAt: from },
+      lines: [`asked ${asked} back; \`assay withdraw\` takes it out from ${from}`],
+    }
+  },
+
+  async mandate(text, values) {
+    const key = addressOf(text, 'mandate')
+    const network = await edge().json<Network>('/v1/network')
+    const access = { ...wallet('buyer', network.chainId), contracts: network }
+    const cap = amount(values.cap, '--cap')
+    const reader = new Assay({ edge: edgeUrl(), signer: createSigner(fromHex(keyOf('buyer'), 32)), network })
+    const mandate = {
+      key,
+      cap,
+      channelCap: values['channel-cap'] === undefined ? cap : amount(values['channel-cap'], '--channel-cap'),
+      expiresAt: new Date(Date.now() + Number(amount(values.days ?? '1', '--days')) * 86_400_000),
+      models: await Promise.all((values.model ?? []).map(async (each) => (await reader.model(each)).digest)),
+    }
+    const transaction = await grantMandate(access, mandate)
+    const { channelCap, models } = mandate
+    const until = mandate.expiresAt.toISOString()
+    return {
+      result: { transaction, key, cap: cap.toString(), channelCap: channelCap.toString(), until, models },
+      lines: [
+        `${key} may spend ${cap} of the deposit of ${access.wallet.account.address}, ${channelCap} in one channel, until ${until}, on ${models.join(', ') || 'any model'}`,
+      ],
+    }
+  },
+
+  async 'mandate revoke'(text) {
+    const key = addressOf(text, 'mandate revoke')
+    const network = await edge().json<Network>('/v1/network')
+    const transaction = await revokeMandate({ ...wallet('buyer', network.chainId), contracts: network }, key)
+    return { result: { transaction, key }, lines: [`${key} may spend nothing any more`] }
   },
 
   async deposit(text) {

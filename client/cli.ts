@@ -51,7 +51,7 @@ const usage = `assay <command> [--json]
   publish <model.onnx> [--name n] [--price p] [--royalty bps] [--card file]   lists a model
   models                                                    lists what is for sale
   runners                                                   lists the machines and their verdicts
-  buy <model> --input tensors.json [--max-price p] [--bundle file]   buys one verified inference
+  buy <model> --input tensors.json [--max-price p] [--bundle file] [--on-behalf-of buyer]   buys one verified inference
   proxy [--port 8000] [--model m]... [--max-price p] [--budget b] [--keep folder]   serves the Open Inference Protocol here
   verify <bundle.json> [--development-root base64]          checks a kept bundle, offline
   evidence verify <file> [--collateral file]... [--event-log file] [--now unix] [--policy file]   judges a machine's evidence, one row a check
@@ -141,6 +141,17 @@ function addressOf(text: string | undefined, what: string): Hex {
   if (!text || !/^0x[0-9a-fA-F]{40}$/.test(text))
     throw new UsageError(`${what} takes an address: 0x and 40 hex digits.`)
   return text as Hex
+}
+
+/** Makes the SDK for the wallet of ASSAY_KEY, spending another's deposit where that one gave it a mandate. */
+function buyerOf(at: string, network: Network, onBehalfOf?: string): Assay {
+  return new Assay({
+    edge: at,
+    signer: createSigner(fromHex(keyOf('buyer'), 32)),
+    network,
+    roots: rootsFor(network.chainId),
+    ...(onBehalfOf === undefined ? {} : { onBehalfOf: addressOf(onBehalfOf, '--on-behalf-of') }),
+  })
 }
 
 function file(path: string | undefined, what: string): Buffer {
@@ -263,12 +274,7 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     if (!reference) throw new UsageError('Name the model to buy from.')
     const tensors = tensorsFromJson(json(values.input, 'the tensors with --input'))
     const network = await edge().json<Network>('/v1/network')
-    const buyer = new Assay({
-      edge: edgeUrl(),
-      signer: createSigner(fromHex(keyOf('buyer'), 32)),
-      network,
-      roots: rootsFor(network.chainId),
-    })
+    const buyer = buyerOf(edgeUrl(), network, values['on-behalf-of'])
     const answer = await buyer.infer(
       reference,
       tensors,
@@ -304,17 +310,9 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
       throw new UsageError(
         `Whoever reaches ${host} can spend your deposit: set ASSAY_PROXY_TOKEN, which callers must show.`,
       )
-    const onBehalfOf = values['on-behalf-of']
-    if (onBehalfOf !== undefined) addressOf(onBehalfOf, '--on-behalf-of')
     if (keep !== undefined) mkdirSync(keep, { recursive: true, mode: 0o700 })
     const proxy = createProxy({
-      buyer: new Assay({
-        edge: edgeOf,
-        signer: createSigner(fromHex(keyOf('buyer'), 32)),
-        network,
-        roots: rootsFor(network.chainId),
-        ...(onBehalfOf === undefined ? {} : { onBehalfOf: onBehalfOf as Hex }),
-      }),
+      buyer: buyerOf(edgeOf, network, values['on-behalf-of']),
       models: values.model ?? [],
       hosts: values['allow-host'] ?? [],
       ...(values['max-price'] ? { maxPrice: amount(values['max-price'], '--max-price') } : {}),
@@ -332,7 +330,12 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
           }),
       log: (line) => process.stderr.write(`${line}\n`),
     })
-    const { url, close } = await serve(proxy, { host, port: Number(amount(values.port ?? '8000', '--port')) })
+    const port = Number(amount(values.port ?? '8000', '--port'))
+    const { url, close } = await serve(proxy, { host, port }).catch((error: NodeJS.ErrnoException) => {
+      throw error.code === 'EADDRINUSE'
+        ? new UsageError(`Port ${port} of ${host} is taken. Name another with --port.`)
+        : error
+    })
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, close)
     return {
       result: { url, edge: edgeOf, models: values.model ?? [] },
@@ -505,7 +508,7 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     const network = await edge().json<Network>('/v1/network')
     const access = { ...wallet('buyer', network.chainId), contracts: network }
     const cap = amount(values.cap, '--cap')
-    const reader = new Assay({ edge: edgeUrl(), signer: createSigner(fromHex(keyOf('buyer'), 32)), network })
+    const reader = buyerOf(edgeUrl(), network)
     const mandate = {
       key,
       cap,

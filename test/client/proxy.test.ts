@@ -565,13 +565,16 @@ describe('serve', () => {
   /** Asks over a socket with any Host header, which fetch would not send. */
   const raw = (path: string, headers: Record<string, string>, method = 'GET', body?: Uint8Array) =>
     new Promise<{ status: number; text: string }>((resolve, reject) => {
-      const request = httpRequest({ agent: false, port: listening!.port, host: '127.0.0.1', path, headers, method }, (response) => {
-        let text = ''
-        response.on('data', (chunk) => {
-          text += chunk
-        })
-        response.on('end', () => resolve({ status: response.statusCode!, text }))
-      })
+      const request = httpRequest(
+        { agent: false, port: listening!.port, host: '127.0.0.1', path, headers, method },
+        (response) => {
+          let text = ''
+          response.on('data', (chunk) => {
+            text += chunk
+          })
+          response.on('end', () => resolve({ status: response.statusCode!, text }))
+        },
+      )
       request.on('error', reject)
       request.end(body)
     })

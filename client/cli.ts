@@ -225,13 +225,14 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
   async publish(path, values) {
     const graph = new Uint8Array(file(path, 'the ONNX file to publish'))
     const connection = edge()
+    const price = amount(values.price ?? '1000', '--price')
     const model = await publishModel(connection, {
       graph,
       name: values.name ?? basename(path!, '.onnx').toLowerCase(),
       version: values.version ?? new Date().toISOString().slice(0, 10),
       licence: values.licence ?? 'unstated',
       card: values.card ? file(values.card, 'a card').toString('utf8') : '',
-      price: amount(values.price ?? '1000', '--price'),
+      price,
       royaltyBps: Number(amount(values.royalty ?? '1000', '--royalty')),
       signer: createSigner(fromHex(keyOf('publisher'), 32)),
       network: await connection.json<Network>('/v1/network'),
@@ -240,7 +241,13 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     })
     return {
       result: model,
-      lines: [`${model.name} ${model.version} is listed at ${model.listing.price}`, model.digest],
+      lines: [
+        `${model.name} ${model.version} is listed at ${model.listing.price}`,
+        model.digest,
+        ...(BigInt(model.listing.price) === price
+          ? []
+          : ['It was listed before, and its price stands. Another price takes another --version.']),
+      ],
     }
   },
 

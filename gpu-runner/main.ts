@@ -18,7 +18,7 @@ import { connectChain } from './chain.ts'
 import { readConfig, settlementPolicyOf } from './config.ts'
 import { createExecutor, ModelError } from './engine/executor.ts'
 import { checkListing, fetchModel, type ModelJson, ModelRefusedError } from './engine/models.ts'
-import { probeModel } from './engine/probe.ts'
+import { openProbe, type Probe } from './engine/probe.ts'
 import { openJournal } from './journal.ts'
 import { type Link, openLink } from './link.ts'
 import { createLog } from './log.ts'
@@ -185,21 +185,26 @@ const downloadLimitMs = 3_600_000
 /** Admits listed models that this runner should serve and does not yet. */
 async function admitModels(): Promise<void> {
   const wanted = config.ASSAY_MODELS
-  let cursor: string | null = ''
-  while (cursor !== null) {
-    const page = (await (
-      await edge(`/v1/models?limit=100${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ''}`)
-    ).json()) as { models: ModelJson[]; nextCursor: string | null }
-    cursor = page.nextCursor
-    for (const json of page.models) {
-      if (service.models.includes(json.digest) || now() < (refusedModels.get(json.digest) ?? 0)) continue
-      if (wanted !== 'any' && !wanted.includes(json.digest)) continue
-      await admitModel(json)
+  const { probe, close } = openProbe({ ...engine, maxBatch: config.ASSAY_MAX_BATCH })
+  try {
+    let cursor: string | null = ''
+    while (cursor !== null) {
+      const page = (await (
+        await edge(`/v1/models?limit=100${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ''}`)
+      ).json()) as { models: ModelJson[]; nextCursor: string | null }
+      cursor = page.nextCursor
+      for (const json of page.models) {
+        if (service.models.includes(json.digest) || now() < (refusedModels.get(json.digest) ?? 0)) continue
+        if (wanted !== 'any' && !wanted.includes(json.digest)) continue
+        await admitModel(json, probe)
+      }
     }
+  } finally {
+    await close()
   }
 }
 
-async function admitModel(json: ModelJson): Promise<void> {
+async function admitModel(json: ModelJson, probe: Probe['probe']): Promise<void> {
   try {
     await checkListing(json, {
       domain,
@@ -214,10 +219,7 @@ async function admitModel(json: ModelJson): Promise<void> {
         return body ?? new ReadableStream({ start: (stream) => stream.close() })
       },
     })
-    const trial = await probeModel(
-      { manifest: model.manifest, loadable },
-      { ...engine, maxBatch: config.ASSAY_MAX_BATCH },
-    )
+    const trial = await probe({ manifest: model.manifest, loadable, reread })
     await executor.load(loadable, reread)
     service.serve({
       ...model,

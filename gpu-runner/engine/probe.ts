@@ -10,46 +10,71 @@ const otherThreadCounts = [1, 2, 4] as const
 /** How long one run of a trial may take, in milliseconds. */
 const trialRunMs = 60_000
 
-/** Says how the model will be run. */
+/** Says how models will be run. */
 type Conditions = Pick<ExecutorOptions, 'threads' | 'provider' | 'environment'> & {
   maxBatch: number
   budgetMs?: number
 }
 
-/** Tries a model in processes of its own, one for each number of threads, so that a model which ends its process never ends one that serves. Throws ModelError when it cannot be loaded. */
-export async function probeModel(
-  model: Pick<FetchedModel, 'manifest' | 'loadable'>,
-  { threads, provider = 'cpu', environment = {}, maxBatch, budgetMs }: Conditions,
-): Promise<Trial> {
-  const open: Executor[] = []
-  const start = async (count: number): Promise<TrialRun> => {
-    const executor = createExecutor({ threads: count, provider, environment, spare: false })
-    open.push(executor)
-    await executor.load(model.loadable)
+type Candidate = Pick<FetchedModel, 'manifest' | 'loadable'> & Partial<Pick<FetchedModel, 'reread'>>
+
+/** Tries models one after another. */
+export type Probe = {
+  /** Finds out how a model may be run. Throws ModelError when it cannot be loaded. */
+  probe(model: Candidate): Promise<Trial>
+  close(): Promise<void>
+}
+
+/** Opens processes for trials, one for each number of threads and none before it is needed: a model that ends its process then never ends one that serves. */
+export function openProbe({ threads, provider = 'cpu', environment = {}, maxBatch, budgetMs }: Conditions): Probe {
+  const executors = new Map<number, Executor>()
+  const start = (count: number): Executor => {
+    const open = executors.get(count)
+    if (open) return open
+    // A budget that nothing fits into: each model is held alone, and leaves for the next.
+    const executor = createExecutor({ threads: count, provider, environment, spare: false, memoryBudget: 0 })
+    executors.set(count, executor)
+    return executor
+  }
+  const load = async (count: number, { loadable, reread }: Candidate): Promise<TrialRun> => {
+    const executor = start(count)
+    await executor.load(loadable, reread)
     return async (feeds) => {
       try {
-        return await executor.run(model.loadable.digest, feeds, trialRunMs)
+        return await executor.run(loadable.digest, feeds, trialRunMs)
       } catch (error) {
-        if (error instanceof RunDeadlineError) throw new ModelError(`One row took longer than ${trialRunMs} ms.`)
+        if (error instanceof RunDeadlineError) throw new ModelError(`One run took longer than ${trialRunMs} ms.`)
         throw error
       }
     }
   }
+  return {
+    async probe(model) {
+      const others = otherThreadCounts.filter((count) => count !== threads)
+      const [run, ...otherRuns] = await Promise.all([threads, ...others].map((count) => load(count, model)))
+      return tryModel({
+        manifest: model.manifest,
+        run: run!,
+        otherThreads: new Map(others.map((count, at) => [count, otherRuns[at]!])),
+        maxBatch,
+        random: randomBytes,
+        now: () => performance.now(),
+        ...(budgetMs === undefined ? {} : { budgetMs }),
+      })
+    },
+    async close() {
+      await Promise.all([...executors.values()].map((executor) => executor.stop()))
+      executors.clear()
+    },
+  }
+}
+
+/** Tries one model in processes of its own. Throws ModelError when it cannot be loaded. */
+export async function probeModel(model: Candidate, conditions: Conditions): Promise<Trial> {
+  const { probe, close } = openProbe(conditions)
   try {
-    const run = await start(threads)
-    const others = otherThreadCounts.filter((count) => count !== threads)
-    const otherThreads = new Map<number, TrialRun>()
-    for (const count of others) otherThreads.set(count, await start(count))
-    return await tryModel({
-      manifest: model.manifest,
-      run,
-      otherThreads,
-      maxBatch,
-      random: randomBytes,
-      now: () => performance.now(),
-      ...(budgetMs === undefined ? {} : { budgetMs }),
-    })
+    return await probe(model)
   } finally {
-    await Promise.all(open.map((executor) => executor.stop()))
+    await close()
   }
 }

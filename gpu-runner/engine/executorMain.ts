@@ -1,5 +1,6 @@
 import { readSync, writevSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { Worker } from 'node:worker_threads'
 import type { Datatype, Tensor } from '../../protocol/tensors.ts'
 import { decodeMessage, encodeMessage, kinds, type Message, messageLength, prefixLength } from './wire.ts'
 
@@ -189,6 +190,12 @@ write({
   text: JSON.stringify(ort.listSupportedBackends().map(({ name }) => name)),
   tensors: [],
 })
+// This thread is deaf while it runs a model; another sees that the control process is gone, so that no run outlives whoever wanted it.
+new Worker(
+  `const { ppid } = process
+  setInterval(() => process.ppid === ppid || process.kill(process.pid, 'SIGKILL'), 1000)`,
+  { eval: true },
+)
 for (;;) {
   const request = read()
   try {

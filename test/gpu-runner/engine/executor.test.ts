@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -145,6 +147,19 @@ describe('createExecutor', () => {
     expect(readFileSync(`/proc/${pid}/environ`, 'utf8')).toBe('')
     expect(readdirSync(folder)).toEqual([])
     expect(folder.startsWith(tmpdir())).toBe(true)
+  })
+
+  test('attack: when the control process is killed, its executors end, at rest and at work', async () => {
+    const control = spawn(process.execPath, ['--no-warnings', join(import.meta.dirname, 'control.ts')], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    const [line] = (await once(control.stdout, 'data')) as [Buffer]
+    const pids = JSON.parse(line.toString()) as number[]
+    expect(pids).toHaveLength(2)
+    expect(pids.map((pid) => existsSync(`/proc/${pid}`))).toEqual([true, true])
+    control.kill('SIGKILL')
+    for (let waited = 0; waited < 100 && pids.some((pid) => existsSync(`/proc/${pid}`)); waited++) await sleep(100)
+    expect(pids.map((pid) => existsSync(`/proc/${pid}`))).toEqual([false, false])
   })
 
   test('refusal: an execution provider the runtime does not have', async () => {

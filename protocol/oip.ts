@@ -149,6 +149,13 @@ export function numbersOf({
   return new View(aligned.buffer as ArrayBuffer, aligned.byteOffset, aligned.byteLength / View.BYTES_PER_ELEMENT)
 }
 
+/** Shows a value of somebody else's JSON in an error. A list or an object is named and not written out: it may nest too deep to write, or refuse to become text. */
+export function shown(value: unknown): string {
+  if (Array.isArray(value)) return 'a list'
+  if (typeof value === 'object' && value !== null) return 'an object'
+  return typeof value === 'string' ? JSON.stringify(value.slice(0, 40)) : String(value)
+}
+
 function wholeNumber(value: unknown): bigint | null {
   if (typeof value === 'bigint') return value
   if (Number.isSafeInteger(value)) return BigInt(value as number)
@@ -167,8 +174,7 @@ function fromJsonData(name: string, datatype: Datatype, shape: number[], data: u
   const count = values.length
   if (datatype === 'BYTES') return bytesElements(values, name)
   const bad = (value: unknown, expected: string): never => {
-    const text = typeof value === 'bigint' ? value.toString() : JSON.stringify(value)
-    throw new TensorError(`"${name}": ${text?.slice(0, 40)} is not ${expected}.`)
+    throw new TensorError(`"${name}": ${shown(value)} is not ${expected}.`)
   }
   const array = new views[datatype](count)
   for (let i = 0; i < count; i++) {
@@ -207,7 +213,7 @@ function readHeader({ name, shape, datatype }: JsonTensor): Omit<Tensor, 'data'>
   if (datatype === 'BF16')
     throw new TensorError(`"${name}": BF16 is not a datatype of the protocol; send FP16 or FP32.`)
   if (typeof datatype !== 'string' || !isDatatype(datatype))
-    throw new TensorError(`"${name}": "${String(datatype).slice(0, 16)}" is not a datatype.`)
+    throw new TensorError(`"${name}": ${shown(datatype)} is not a datatype.`)
   if (!Array.isArray(shape) || shape.length > 255) throw new TensorError(`"${name}" has no shape.`)
   try {
     elementCount(shape)

@@ -6,6 +6,7 @@ import {
   lengthPrefixed,
   parseJson,
   readTensors,
+  shown,
   TensorError,
   tensorDataText,
 } from './oip.ts'
@@ -121,11 +122,12 @@ export function readInferRequest(body: Uint8Array, headerLength: number | null):
   if (Array.isArray(json.inputs))
     for (const input of json.inputs)
       if (isObject(input)) {
-        const own = readParameters(input.parameters, `input "${String(input.name)}"`)
-        refuseUnsupported(own, `input "${String(input.name)}"`)
+        const where = `input ${shown(input.name)}`
+        const own = readParameters(input.parameters, where)
+        refuseUnsupported(own, where)
         if (own.binary_data_size !== undefined && headerLength === null)
           throw new TensorError(
-            `"${String(input.name)}" has binary_data_size, but the request has no Inference-Header-Content-Length.`,
+            `The ${where} has binary_data_size, but the request has no Inference-Header-Content-Length.`,
           )
       }
   const binaryOutput = readFlag(parameters, 'binary_data_output', false)

@@ -151,7 +151,7 @@ describe('the Open Inference Protocol over HTTP', () => {
     ['FP16', '[1]', 'no JSON form'],
     ['FP32', '[[1]]', 'nested as shape'],
     ['FP32', '[]', 'got a list of 0'],
-    ['FP32', '[[]]', '[] is not a number'],
+    ['FP32', '[[]]', 'a list is not a number'],
     ['FP32', '1', 'got number'],
     ['FP32', 'null', 'nested as shape'],
   ]
@@ -200,6 +200,60 @@ describe('the Open Inference Protocol over HTTP', () => {
       expect(() => readInferRequest(bytes.slice(0, length), readHeaderLength(String(headerLength), length))).toThrow(
         TensorError,
       )
+  })
+
+  test('attack: any JSON in any place is refused as such, or read', () => {
+    const deep = Array.from({ length: 200_000 }).reduce<unknown>((inner) => [inner], 1)
+    const stubborn = { toString: 1, valueOf: 1 }
+    const anything = fc.oneof(fc.jsonValue(), fc.constantFrom<unknown>(stubborn, 'FP32', 'BYTES', [1], 4, true))
+    const input = fc.record(
+      {
+        name: anything,
+        shape: anything,
+        datatype: anything,
+        parameters: fc.oneof(anything, fc.record({ binary_data_size: anything })),
+        data: anything,
+      },
+      { requiredKeys: [] },
+    )
+    const request = fc.record(
+      {
+        id: anything,
+        parameters: anything,
+        inputs: fc.oneof(anything, fc.array(fc.oneof(anything, input))),
+        outputs: fc.oneof(anything, fc.array(fc.record({ name: anything, parameters: anything }))),
+      },
+      { requiredKeys: [] },
+    )
+    const survives = (read: () => unknown) => {
+      try {
+        read()
+      } catch (error) {
+        expect(error).toBeInstanceOf(TensorError)
+      }
+    }
+    const textOf = (json: unknown) => new TextEncoder().encode(JSON.stringify(json))
+    fc.assert(
+      fc.property(request, (json) => {
+        const text = textOf(json)
+        survives(() => readInferRequest(text, null))
+        survives(() => readInferRequest(new Uint8Array([...text, 0, 0, 0, 0]), text.length))
+        survives(() => readInferResponse(textOf({ ...json, outputs: json.inputs }), null))
+        const body = new Uint8Array(8 + Math.ceil(text.length / 8) * 8).fill(0x20)
+        body.set([text.length & 0xf8, text.length >> 8, 0, 0, 0, 0, 0, 0])
+        body.set(text, 8)
+        survives(() => decodeBody('inputs', body))
+      }),
+      { numRuns: 2_000 },
+    )
+    const nested = (field: string) =>
+      new TextEncoder().encode(
+        `{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[1],"${field}":${'['.repeat(200_000)}1234567890123456${']'.repeat(200_000)}}]}`,
+      )
+    for (const field of ['name', 'shape', 'datatype', 'data', 'parameters'])
+      survives(() => readInferRequest(nested(field), null))
+    survives(() => tensorFromJson({ name: 'x', shape: [1], datatype: 'FP32', data: deep }))
+    survives(() => tensorFromJson({ name: 'x', shape: [1], datatype: stubborn, data: [1] }))
   })
 
   test('behavior: a raw body is one tensor: its open dimension is counted, BYTES is one element', () => {

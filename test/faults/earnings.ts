@@ -2,6 +2,7 @@ import { escrowAbi } from '../../contracts/abi.ts'
 import type { Journal } from '../../gpu-runner/journal.ts'
 import { batchDigest } from '../../protocol/batch.ts'
 import { fromHex, type Hex } from '../../protocol/bytes.ts'
+import { encodeJobAnswer } from '../../protocol/frames.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { merkleTree } from '../../protocol/merkle.ts'
 import { type Detail, detailDigest, type Receipt, receiptLeaf } from '../../protocol/receipt.ts'
@@ -49,8 +50,9 @@ export async function earn(
   }
   const signature = await runner.sign(batchDigest(it.domain, { root, count: 1 }))
   const body = { bodyHash: sha256(new Uint8Array([Number(job)])), answer: new Uint8Array(0) }
+  const frame = encodeJobAnswer({ ticket: 0, receipt, detail, signature, proof: proofs[0]!, body: body.answer })
   await journal.commit(
-    [{ channel: id, job, receipt, detail, signature, proof: proofs[0]!, ...body }],
+    [{ channel: id, job, receipt, detail, signature, proof: proofs[0]!, ...body, frame }],
     [{ channel: id, terms, voucher: vouched }],
   )
   return channel

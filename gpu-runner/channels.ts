@@ -1,15 +1,16 @@
 import { equalBytes, type Hex, toHex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
-import type { JobAnswer, RefusalReason } from '../protocol/frames.ts'
+import type { RefusalReason } from '../protocol/frames.ts'
 import type { Listing } from '../protocol/listing.ts'
 import { channelOf, type Terms } from '../protocol/terms.ts'
 import type { NativeEnvelope } from './nativeEnvelope.ts'
+import type { RecordedAnswer } from './recorder.ts'
 
 /** Refuses a job before it runs, with what the buyer should know. */
 export type JobRefused = { refused: RefusalReason; detail: string }
 
 /** Tells how a job ended for its buyer: an answer with a receipt, or a refusal. */
-export type Finished = { answer: Omit<JobAnswer, 'ticket'> } | { refusal: { reason: RefusalReason; detail: string } }
+export type Finished = { answer: RecordedAnswer } | { refusal: { reason: RefusalReason; detail: string } }
 
 /** Holds what a runner knows of one channel. Amounts in the token's smallest unit. */
 export type Channel = {

@@ -1,7 +1,7 @@
 import { DatabaseSync } from 'node:sqlite'
 import { Worker } from 'node:worker_threads'
 import { concat, type Hex, readUint, toHex, uint } from '../protocol/bytes.ts'
-import { decodeFrame, encodeJobAnswer } from '../protocol/frames.ts'
+import { decodeFrame } from '../protocol/frames.ts'
 import type { MerkleProof } from '../protocol/merkle.ts'
 import type { Detail, Receipt } from '../protocol/receipt.ts'
 import { decodeTerms, encodeTerms, type Terms } from '../protocol/terms.ts'
@@ -17,6 +17,8 @@ export type JournalEntry = {
   signature: Uint8Array
   proof: MerkleProof
   answer: Uint8Array
+  /** All of it but the digest, as the frame that answers, with ticket 0. */
+  frame: Uint8Array
 }
 
 /** Holds a channel as last written. */
@@ -89,11 +91,9 @@ function openDatabase(path: string): DatabaseSync {
   return database
 }
 
-const encodeEntry = ({ bodyHash, receipt, detail, signature, proof }: JournalEntry, answer: Uint8Array) =>
-  concat(bodyHash, encodeJobAnswer({ ticket: 0, receipt, detail, signature, proof, body: answer }))
-
 function decodeEntry(bytes: Uint8Array): JournalEntry {
-  const answer = decodeFrame(bytes.subarray(32))
+  const frame = bytes.subarray(32)
+  const answer = decodeFrame(frame)
   if (answer.type !== 'jobAnswer') throw new JournalError('The journal holds an entry that is none.')
   const { receipt, detail, signature, proof, body } = answer
   return {
@@ -105,6 +105,7 @@ function decodeEntry(bytes: Uint8Array): JournalEntry {
     signature,
     proof,
     answer: body,
+    frame,
   }
 }
 
@@ -142,7 +143,8 @@ function writtenChannel(
     voucher: voucher ? uint(voucher.cumulative, 16) : null,
     signature: voucher?.signature ?? null,
     cumulative: uint(highest.receipt.cumulative, 16),
-    latest: encodeEntry(highest, new Uint8Array()),
+    // Without the answer, which ends the frame.
+    latest: concat(highest.bodyHash, highest.frame.subarray(0, highest.frame.length - highest.answer.length)),
     receipts: entries.length,
     places: placesOf(entries.map(({ job }) => job)),
   }
@@ -153,14 +155,14 @@ function batchWrite(
   entries: readonly JournalEntry[],
   channels: readonly ({ channel: Uint8Array } & JournalChannel)[],
 ): Omit<JournalWrite & { op: 'commit' }, 'id'> {
-  const encoded = entries.map((entry) => encodeEntry(entry, entry.answer))
-  const bytes = new Uint8Array(encoded.reduce((sum, { length }) => sum + 4 + length, 0))
+  const bytes = new Uint8Array(entries.reduce((sum, { frame }) => sum + 36 + frame.length, 0))
   const view = new DataView(bytes.buffer)
   let offset = 0
-  for (const each of encoded) {
-    view.setUint32(offset, each.length)
-    bytes.set(each, offset + 4)
-    offset += 4 + each.length
+  for (const { bodyHash, frame } of entries) {
+    view.setUint32(offset, 32 + frame.length)
+    bytes.set(bodyHash, offset + 4)
+    bytes.set(frame, offset + 36)
+    offset += 36 + frame.length
   }
   const ofChannel = new Map<string, JournalEntry[]>()
   for (const entry of entries) {

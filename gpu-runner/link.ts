@@ -13,6 +13,7 @@ import {
   type JobRefusal,
   type JobRequest,
   joinFrames,
+  setTicket,
   splitFrames,
   ticketOf,
 } from '../protocol/frames.ts'
@@ -21,6 +22,9 @@ import type { Log } from './log.ts'
 /** The edge's closing code for a runner that lost its place. */
 const evicted = 4003
 
+/** Holds the result of a job; an answer whose frame was written once is not written again. */
+export type LinkResult = (JobAnswer & { frame?: Uint8Array }) | JobRefusal
+
 /** Holds what a link needs: where the mailbox is, proof of being its runner (made afresh for each connection), what to say first, and who handles jobs. */
 export type LinkDeps = {
   url: string
@@ -28,7 +32,7 @@ export type LinkDeps = {
   hello: () => { models: string[]; capacity: number }
   load: () => { queued: number; capacity: number }
   /** Takes the jobs of one message and gives each result to `reply`; must not throw. */
-  handle: (requests: JobRequest[], reply: (result: JobAnswer | JobRefusal) => void) => void
+  handle: (requests: JobRequest[], reply: (result: LinkResult) => void) => void
   log: Log
   random: () => number
 }
@@ -71,8 +75,8 @@ export function openLink(deps: LinkDeps): Link {
           log: deps.log,
         })
         // Results go out on the socket their request came in on, or not at all: on another its ticket may stand for another job. A job unanswered is sent again and answered from the journal.
-        const reply = (result: JobAnswer | JobRefusal) =>
-          outbox.push('receipt' in result ? encodeJobAnswer(result) : encodeJobRefusal(result))
+        const reply = (result: LinkResult) =>
+          outbox.push('receipt' in result ? frameOf(result) : encodeJobRefusal(result))
         if (requests.length > 0) deps.handle(requests, reply)
       })
       own.on('unexpected-response', (_, response) => {
@@ -117,6 +121,13 @@ function wordsOf(word: string): { why: string; whatToDo: string } {
   const known = (refusalReasons as readonly string[]).includes(reason)
   const whatToDo = known ? remedyFor(reason as EvidenceRefusalReason) : 'Attest again.'
   return { why: word, whatToDo }
+}
+
+function frameOf(answer: JobAnswer & { frame?: Uint8Array }): Uint8Array {
+  if (!answer.frame) return encodeJobAnswer(answer)
+  const frame = answer.frame.slice()
+  setTicket(frame, answer.ticket)
+  return frame
 }
 
 type Outbox = { push(frame: Uint8Array): void; flush(): void }

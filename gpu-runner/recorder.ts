@@ -1,7 +1,7 @@
 import { batchDigest } from '../protocol/batch.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import { direction } from '../protocol/envelope.ts'
-import type { JobAnswer } from '../protocol/frames.ts'
+import { encodeJobAnswer, type JobAnswer } from '../protocol/frames.ts'
 import { merkleTree } from '../protocol/merkle.ts'
 import { encodeBody, encodeErrorBody } from '../protocol/oip.ts'
 import { type Detail, detailDigest, jobStatus, type Receipt, receiptLeaf } from '../protocol/receipt.ts'
@@ -10,6 +10,9 @@ import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import type { Channel } from './channels.ts'
 import type { Journal, JournalEntry } from './journal.ts'
 import type { NativeEnvelope } from './nativeEnvelope.ts'
+
+/** Holds an answer as it was journalled: `frame` is its frame with ticket 0. */
+export type RecordedAnswer = Omit<JobAnswer, 'ticket'> & { frame: Uint8Array }
 
 /** Holds an accepted job on its way through the engine, and whom to tell. */
 export type AcceptedJob = {
@@ -20,7 +23,7 @@ export type AcceptedJob = {
   /** Commitment to the input, and digest of the execution descriptor: 32 bytes each. */
   input: Uint8Array
   execution: Uint8Array
-  done: (answer: Omit<JobAnswer, 'ticket'>) => void
+  done: (answer: RecordedAnswer) => void
   failed: (error: Error) => void
 }
 
@@ -128,10 +131,11 @@ function entryOf(
   proof: JournalEntry['proof'],
 ): JournalEntry {
   const { channel, job, bodyHash } = outcome.job
-  return { channel: channel.id, job, bodyHash, receipt, detail, signature, proof, answer }
+  const frame = encodeJobAnswer({ ticket: 0, receipt, detail, signature, proof, body: answer })
+  return { channel: channel.id, job, bodyHash, receipt, detail, signature, proof, answer, frame }
 }
 
 /** Turns a journalled job back into the answer that was, or would have been, sent. */
-export function answerOf({ receipt, detail, signature, proof, answer }: JournalEntry): Omit<JobAnswer, 'ticket'> {
-  return { receipt, detail, signature, proof, body: answer }
+export function answerOf({ receipt, detail, signature, proof, answer, frame }: JournalEntry): RecordedAnswer {
+  return { receipt, detail, signature, proof, body: answer, frame }
 }

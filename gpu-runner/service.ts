@@ -2,7 +2,7 @@ import { equalBytes, type Hex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import { contextId, direction, envelopeInfo, envelopeKeys } from '../protocol/envelope.ts'
 import { type Execution, executionDigest } from '../protocol/execution.ts'
-import type { JobAnswer, JobRefusal, JobRequest, RefusalReason } from '../protocol/frames.ts'
+import type { JobRequest, RefusalReason } from '../protocol/frames.ts'
 import { sha256 } from '../protocol/hash.ts'
 import { type HpkeKeyPair, setupRecipient } from '../protocol/hpke.ts'
 import type { Listing } from '../protocol/listing.ts'
@@ -17,6 +17,7 @@ import { Batcher, type RunResult } from './engine/batcher.ts'
 import { RunDeadlineError } from './engine/executor.ts'
 import { Funds, type FundsReader } from './funds.ts'
 import { type Journal, JournalError } from './journal.ts'
+import type { LinkResult } from './link.ts'
 import type { Log } from './log.ts'
 import { createNativeEnvelope, type NativeEnvelope } from './nativeEnvelope.ts'
 import { type AcceptedJob, answerOf, type Outcome, Recorder } from './recorder.ts'
@@ -136,13 +137,13 @@ export class JobService {
   }
 
   /** Handles the requests of one message, and gives each result to `reply` when it is there; never throws. */
-  handleAll(requests: readonly JobRequest[], reply: (result: JobAnswer | JobRefusal) => void): void {
+  handleAll(requests: readonly JobRequest[], reply: (result: LinkResult) => void): void {
     if (requests.length > 1) this.#takeHighestVouchers(requests)
     for (const request of requests) void this.handle(request).then(reply)
   }
 
   /** Handles one request; never throws. */
-  async handle(request: JobRequest): Promise<JobAnswer | JobRefusal> {
+  async handle(request: JobRequest): Promise<LinkResult> {
     let finished: Finished
     try {
       finished = await this.#accept(request)

@@ -98,7 +98,7 @@ const statusAt = 5 + 32 + 8
 export async function startAsked(
   mode: Mode,
   model: ModelName,
-  { channels = 8, cores = null }: { channels?: number; cores?: string | null } = {},
+  { channels = 1, cores = null }: { channels?: number; cores?: string | null } = {},
 ): Promise<Asked> {
   const { socket, runner, hpkeKey, stop } = await connect(mode, model, cores)
   const open = await Promise.all(

@@ -61,7 +61,8 @@ contract Escrow {
         bool anyModel;
     }
 
-    /// @notice A claim can be settled until this long after its terms expire; then the buyer owes nothing more.
+    /// @notice A claim can be settled until this long after its terms expire; then the buyer owes nothing more, unless the runner's
+    ///         workload was stopped meanwhile and taken up again in time (`RunnerRegistry.claimableUntil`).
     uint256 public constant CLAIM_WINDOW = 1 days;
     uint256 private constant BPS = 10_000;
     uint256 private constant ERC1271_GAS = 100_000;
@@ -371,9 +372,7 @@ contract Escrow {
     {
         if (!signed) return (Status.BadReceipt, 0, key, account);
         if (uint256(group.royaltyBps) + feeBps > BPS) return (Status.BadTerms, 0, key, account);
-        if (claim.finishedAt > claim.expiresAt || block.timestamp > uint256(claim.expiresAt) + CLAIM_WINDOW) {
-            return (Status.Expired, 0, key, account);
-        }
+        if (claim.finishedAt > claim.expiresAt || lapsed(batch.runner, claim.expiresAt)) return (Status.Expired, 0, key, account);
         if (!attested(batch, claim.finishedAt)) return (Status.RunnerInactive, 0, key, account);
         uint128 before = uint128(settledOf[claim.channel]);
         claim.settled = before;
@@ -393,6 +392,12 @@ contract Escrow {
         }
         if (account.balance == 0) return (Status.NoFunds, 0, key, account);
         if (account.balance < amount) (amount, status) = (account.balance, Status.Partial);
+    }
+
+    /// @dev Asks the registry about appeals only where the time is up.
+    function lapsed(address runner, uint64 expiresAt) private view returns (bool) {
+        uint256 until = uint256(expiresAt) + CLAIM_WINDOW;
+        return block.timestamp > until && block.timestamp > registry.claimableUntil(runner, until);
     }
 
     /// @dev Asks the registry once for all claims that finished within what it answered for.

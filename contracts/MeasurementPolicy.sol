@@ -28,7 +28,17 @@ abstract contract MeasurementPolicy is Ownable {
         bool approved;
     }
 
+    /// @notice Says when a workload was last stopped, and when it was taken up again (unix seconds); zero where it never was.
+    struct Suspension {
+        uint64 revokedAt;
+        uint64 reinstatedAt;
+    }
+
     uint16 private constant PACKED = 208;
+    /// @notice How long after a workload was stopped the owner can take it up again so that work of before is still paid.
+    uint256 public constant APPEAL_WINDOW = 7 days;
+    /// @notice How long after that whoever was frozen meanwhile has time to claim.
+    uint256 public constant REINSTATED_WINDOW = 1 days;
 
     /// @notice The rules for platforms and their collateral.
     TcbRules public tcbRules;
@@ -37,6 +47,7 @@ abstract contract MeasurementPolicy is Ownable {
     /// @notice The workloads ever approved.
     mapping(bytes32 workload => Workload) public workloads;
     mapping(uint256 page => uint256) private laterApprovals;
+    mapping(uint16 index => Suspension) private suspensions;
     uint16 private last;
 
     event Approved(bytes32 indexed workload, uint16 index);
@@ -55,20 +66,23 @@ abstract contract MeasurementPolicy is Ownable {
         tcbRules.crlRequired = true;
     }
 
-    /// @notice Lets a workload register.
+    /// @notice Lets a workload register, or takes up one that was stopped.
     function approve(bytes32 workload) external onlyOwner {
         uint16 index = workloads[workload].index;
         if (index == 0) index = ++last;
+        else if (!workloads[workload].approved) suspensions[index].reinstatedAt = uint64(block.timestamp);
         workloads[workload] = Workload(index, true);
         setApproval(index, true);
         emit Approved(workload, index);
     }
 
-    /// @notice Stops a workload: its runners can neither register nor settle until it is approved again.
+    /// @notice Stops a workload: its runners can neither register nor settle until it is approved again. Approved again within the
+    ///         `APPEAL_WINDOW`, work whose time to be claimed ran out meanwhile can be claimed for `REINSTATED_WINDOW` more.
     function revoke(bytes32 workload) external onlyOwner {
         require(workloads[workload].approved, NotApproved(workload));
         uint16 index = workloads[workload].index;
         workloads[workload].approved = false;
+        suspensions[index] = Suspension(uint64(block.timestamp), 0);
         setApproval(index, false);
         emit Revoked(workload, index);
     }
@@ -96,6 +110,15 @@ abstract contract MeasurementPolicy is Ownable {
     /// @notice Counts the pulls of the kill switch.
     function policyEpoch() external view returns (uint16) {
         return standing.policyEpoch;
+    }
+
+    /// @dev Tells until when a claim can still be made whose time ran out at `lapsed`, because its workload was stopped then and taken up
+    ///      again in time; zero where it was not. The last suspension counts.
+    function appealUntil(uint16 index, uint256 lapsed) internal view returns (uint256) {
+        Suspension memory suspension = suspensions[index];
+        bool stopped = suspension.revokedAt != 0 && suspension.revokedAt <= lapsed;
+        bool lifted = suspension.reinstatedAt != 0 && suspension.reinstatedAt <= suspension.revokedAt + APPEAL_WINDOW;
+        return stopped && lifted ? suspension.reinstatedAt + REINSTATED_WINDOW : 0;
     }
 
     /// @dev Tells whether the workload at a position is approved now.

@@ -121,6 +121,12 @@ contract RunnerRegistry is Quotes {
             && stands(runner, standing);
     }
 
+    /// @notice Tells until when a runner's claim can still be made whose time ran out at `lapsed`, because its workload was stopped then
+    ///         and taken up again in time; zero where it was not.
+    function claimableUntil(address signer, uint256 lapsed) external view returns (uint256) {
+        return appealUntil(runners[signer].workloadIndex, lapsed);
+    }
+
     /// @notice Tells whether a runner is attested now.
     function isActiveNow(address signer) external view returns (bool) {
         Runner memory runner = runners[signer];

@@ -1851,6 +1851,19 @@ export const runnerRegistryAbi = [
   },
   {
     "inputs": [],
+    "name": "APPEAL_WINDOW",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
     "name": "CLOCK_SKEW",
     "outputs": [
       {
@@ -1865,6 +1878,19 @@ export const runnerRegistryAbi = [
   {
     "inputs": [],
     "name": "MAX_TTL",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "REINSTATED_WINDOW",
     "outputs": [
       {
         "internalType": "uint256",
@@ -2030,6 +2056,30 @@ export const runnerRegistryAbi = [
     "name": "approve",
     "outputs": [],
     "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "address",
+        "name": "signer",
+        "type": "address"
+      },
+      {
+        "internalType": "uint256",
+        "name": "lapsed",
+        "type": "uint256"
+      }
+    ],
+    "name": "claimableUntil",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
     "type": "function"
   },
   {

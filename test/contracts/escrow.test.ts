@@ -129,6 +129,73 @@ describe('Escrow', () => {
     expect((await it.settle(runner, [made])).statuses).toEqual([status.runnerInactive])
   })
 
+  /** Moves the clock to a time in unix seconds, in a block of its own. */
+  const at = async (seconds: bigint) => {
+    await it.testClient.setNextBlockTimestamp({ timestamp: seconds })
+    await it.testClient.mine({ blocks: 1 })
+  }
+  const day = 86_400n
+
+  describe('appeals', () => {
+    const frozen = async () => {
+      const made = await one({ cumulative: 100n, voucher: 100n })
+      const lapses = made.claim.terms.expiresAt + day
+      return { made, lapses }
+    }
+    const settled = async (made: Awaited<ReturnType<typeof one>>) => (await it.settle(runner, [made])).statuses[0]
+
+    test('behavior: a workload stopped and taken up again within a week is paid for what ran out meanwhile, for a day', async () => {
+      const { made, lapses } = await frozen()
+      await it.policyCall('revoke', [it.workload])
+      await at(lapses + 4n * day)
+      expect(await settled(made)).toBe(status.expired)
+      await it.policyCall('approve', [it.workload])
+      const lifted = await it.now()
+      const before = await it.testClient.snapshot()
+      await at(lifted + day + 1n)
+      expect(await settled(made)).toBe(status.expired)
+      await it.testClient.revert({ id: before })
+      expect(await settled(made)).toBe(status.settled)
+    })
+
+    test('refusal: taken up again after the week, or stopped only after the time was up, or never stopped', async () => {
+      const { made, lapses } = await frozen()
+      const start = await it.testClient.snapshot()
+      await it.policyCall('revoke', [it.workload])
+      await at((await it.now()) + 7n * day + 1n)
+      await it.policyCall('approve', [it.workload])
+      expect(await settled(made)).toBe(status.expired)
+
+      await it.testClient.revert({ id: start })
+      await at(lapses + 10n)
+      await it.policyCall('revoke', [it.workload])
+      await it.policyCall('approve', [it.workload])
+      expect(await settled(made)).toBe(status.expired)
+    })
+
+    test('refusal: the clock does not make late work timely, and an appeal frees no money the buyer took back', async () => {
+      const terms = await it.terms(runner)
+      const late = await it.claim(terms, {
+        cumulative: 100n,
+        voucher: 100n,
+        receipt: { finishedAt: terms.expiresAt + 1n },
+      })
+      const { made, lapses } = await frozen()
+      await it.policyCall('revoke', [it.workload])
+      await at(lapses + day)
+      await it.policyCall('approve', [it.workload])
+      expect(await settled(late)).toBe(status.expired)
+      const { address } = signerOf('buyer')
+      const [balance] = await it.read<readonly [bigint, bigint, bigint]>('accounts', [address])
+      const exit = (functionName: string, args: readonly unknown[]) =>
+        it.send('buyer', { address: it.contracts.escrow, abi: escrowAbi, functionName, args })
+      await exit('requestWithdrawal', [balance])
+      await at((await it.now()) + 100n)
+      await exit('withdraw', [])
+      expect(await settled(made)).toBe(status.noFunds)
+    })
+  })
+
   test('refusal: expired terms', async () => {
     const made = await one({ cumulative: 100n, voucher: 100n }, { expiresAt: (await it.now()) - 10n })
     expect((await it.settle(runner, [made])).statuses).toEqual([status.expired])

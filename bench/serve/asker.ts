@@ -18,7 +18,7 @@ import { voucherDigest } from '../../protocol/voucher.ts'
 import { digest, domain, type ModelName, models, payout, price } from './model.ts'
 
 /** Ways a measured runner serves. */
-export type Mode = 'bare' | 'full'
+export type Mode = 'bare' | 'signed' | 'full'
 
 /** Holds one runner process on its socket, as a mailbox holds it. `ask` has it answer so many jobs, `inFlight` at a time, and gives the seconds that took. */
 export type Asked = { ask(jobs: number, inFlight: number): Promise<number>; stop(): Promise<void> }

@@ -3,20 +3,22 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Batcher, type RunResult } from '../../gpu-runner/engine/batcher.ts'
 import { createExecutor } from '../../gpu-runner/engine/executor.ts'
-import { openJournal } from '../../gpu-runner/journal.ts'
+import { type Journal, openJournal } from '../../gpu-runner/journal.ts'
 import { type LinkDeps, openLink } from '../../gpu-runner/link.ts'
-import { envelopeOpener, JobService } from '../../gpu-runner/service.ts'
+import { createNativeEnvelope } from '../../gpu-runner/nativeEnvelope.ts'
+import { envelopeOpener, JobService, type OpenEnvelope } from '../../gpu-runner/service.ts'
 import { createRunnerSigner } from '../../gpu-runner/signer.ts'
 import { toHex, utf8 } from '../../protocol/bytes.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { generateHpkeKeyPair } from '../../protocol/hpke.ts'
 import { checkTensors, decodeBody, encodeBody } from '../../protocol/oip.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
+import type { Mode } from './asker.ts'
 import { buildModel, digest, domain, type ModelName } from './model.ts'
 
 /** One runner process under load: the product's own link, service and executor, or the same link and executor with nothing in between. */
 
-const [mode, name, url] = process.argv.slice(2) as ['bare' | 'full', ModelName, string]
+const [mode, name, url] = process.argv.slice(2) as [Mode, ModelName, string]
 const { graph, served } = buildModel(name)
 const executor = createExecutor({ threads: 1 })
 await executor.load({ digest, graph, external: [] })
@@ -68,13 +70,34 @@ function bare(): { handle: Handle; inFlight: () => number } {
   return { handle, inFlight: () => inFlight }
 }
 
-function full(): { handle: Handle; inFlight: () => number } {
+/** Opens envelopes that hide nothing, with the salts of real ones: commitments belong to signing. */
+const openOpen: OpenEnvelope = async (channel) => {
+  const keys = { request: new Uint8Array(32), answer: new Uint8Array(32), salt: new Uint8Array(32) }
+  const { outputSalt } = createNativeEnvelope(channel, keys)
+  return { seal: (_job, _way, plaintext) => plaintext, open: (_job, _way, sealed) => sealed, outputSalt }
+}
+
+const forgetful: Journal = {
+  commit: async () => {},
+  find: () => null,
+  channel: () => null,
+  channelsOf: () => [],
+  latest: () => null,
+  count: () => 0,
+  totals: () => [],
+  runners: () => [],
+  prune: async () => {},
+  close: () => {},
+}
+
+/** Serves as the product does; without `full`, receipts are signed but bodies are open and nothing is written down. */
+function signed(full: boolean): { handle: Handle; inFlight: () => number } {
   const service = new JobService({
     domain,
     feeBps: 100,
     signer,
-    openEnvelope: envelopeOpener(hpke),
-    journal: openJournal(join(state, 'journal.sqlite')),
+    openEnvelope: full ? envelopeOpener(hpke) : openOpen,
+    journal: full ? openJournal(join(state, 'journal.sqlite')) : forgetful,
     chain: {
       depositOf: async () => 10n ** 30n,
       settledOf: async () => 0n,
@@ -89,7 +112,7 @@ function full(): { handle: Handle; inFlight: () => number } {
   return { handle: (requests, reply) => service.handleAll(requests, reply), inFlight: () => service.inFlight }
 }
 
-const { handle, inFlight } = mode === 'bare' ? bare() : full()
+const { handle, inFlight } = mode === 'bare' ? bare() : signed(mode === 'full')
 openLink({
   url,
   authorization: async () => ({ mode, runner: signer.address, hpkeKey: toHex(hpke.rawPublicKey) }),

@@ -248,6 +248,21 @@ describe('assay proxy, on a real marketplace', () => {
     expect(answers[14]!.outputs).not.toEqual(answers[3]!.outputs)
   })
 
+  test('behavior: a request of 16 MiB is one purchase, every row answered', async () => {
+    const rows = 65_536
+    const data = new Float32Array(rows * 64)
+    for (let row = 0; row < rows; row++) data.set(pixels(row % 10), row * 64)
+    const client = createOipClient({ baseUrl: listening.url })
+    const { output } = await client.infer('digits', { inputs: [{ name: 'pixels', shape: [rows, 64], data }] })
+    const { shape, data: answered } = output('probabilities')
+    expect(shape).toEqual([rows, 10])
+    const guess = (row: number) => {
+      const of = (answered as Float32Array).subarray(row * 10, row * 10 + 10)
+      return of.indexOf(Math.max(...of))
+    }
+    expect([3, 17, rows - 1].map(guess)).toEqual([3, 7, (rows - 1) % 10])
+  })
+
   test('refusal: a model that is listed and not served here', async () => {
     const client = createOipClient({ baseUrl: listening.url })
     await expect(client.model('nothing-of-the-kind')).rejects.toMatchObject({ status: 404 })

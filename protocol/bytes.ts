@@ -8,8 +8,21 @@ export class EncodingError extends Error {
 
 const hexDigits = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'))
 
+/** Bytes beyond which text is made at once: joined piece by piece, a tensor of megabytes takes seconds. */
+const longHex = 256
+const digitCodes = new TextEncoder().encode('0123456789abcdef')
+const asciiDecoder = new TextDecoder()
+
 /** Writes bytes as lower-case hexadecimal with a 0x prefix. */
 export function toHex(bytes: Uint8Array): Hex {
+  if (bytes.length > longHex) {
+    const codes = new Uint8Array(bytes.length * 2)
+    for (let i = 0; i < bytes.length; i++) {
+      codes[2 * i] = digitCodes[bytes[i]! >> 4]!
+      codes[2 * i + 1] = digitCodes[bytes[i]! & 15]!
+    }
+    return `0x${asciiDecoder.decode(codes)}`
+  }
   let text = '0x'
   for (let i = 0; i < bytes.length; i++) text += hexDigits[bytes[i]!]!
   return text as Hex

@@ -125,6 +125,22 @@ export function setUint(bytes: Uint8Array, offset: number, value: bigint | numbe
   }
 }
 
+const maxU64 = 0xffff_ffff_ffff_ffffn
+
+/** Writes a 64-bit unsigned integer big-endian. Throws EncodingError when it does not fit. */
+export function setU64(view: DataView, offset: number, value: bigint): void {
+  if (value < 0n || value > maxU64) throw tooWide(value, 8)
+  view.setBigUint64(offset, value)
+}
+
+/** Writes a 128-bit unsigned integer big-endian. Throws EncodingError when it does not fit. */
+export function setU128(view: DataView, offset: number, value: bigint): void {
+  const small = value >= 0n && value <= maxU64
+  if (!small && (value < 0n || value >> 128n !== 0n)) throw tooWide(value, 16)
+  view.setBigUint64(offset, small ? 0n : value >> 64n)
+  view.setBigUint64(offset + 8, small ? value : value & maxU64)
+}
+
 const tooWide = (value: bigint | number, width: number) =>
   new EncodingError(`${value} does not fit in ${width} unsigned bytes.`)
 

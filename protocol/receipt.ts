@@ -1,4 +1,4 @@
-import { concat, EncodingError, fromHex, type Hex, Reader, setUint, toHex, utf8 } from './bytes.ts'
+import { concat, EncodingError, fromHex, type Hex, Reader, setU64, setU128, setUint, toHex, utf8 } from './bytes.ts'
 import { sha256 } from './hash.ts'
 
 /** Numbers how a job ended; everything but `ok` costs nothing. */
@@ -42,7 +42,7 @@ export function setDetail(bytes: Uint8Array, offset: number, detail: Detail): vo
   setFixed(bytes, offset, detail.input, 32, 'input')
   setFixed(bytes, offset + 32, detail.output, 32, 'output')
   setFixed(bytes, offset + 64, detail.execution, 32, 'execution')
-  setUint(bytes, offset + 96, detail.price, 16)
+  setU128(new DataView(bytes.buffer, bytes.byteOffset), offset + 96, detail.price)
 }
 
 /** Reads a detail. Throws EncodingError unless it is exactly 112 bytes. */
@@ -71,10 +71,11 @@ export function encodeReceipt(receipt: Receipt): Uint8Array {
 /** Writes a receipt in its fixed-width form at an offset. */
 export function setReceipt(bytes: Uint8Array, offset: number, receipt: Receipt): void {
   setFixed(bytes, offset, receipt.channel, 32, 'channel')
-  setUint(bytes, offset + 32, receipt.job, 8)
+  const view = new DataView(bytes.buffer, bytes.byteOffset)
+  setU64(view, offset + 32, receipt.job)
   setUint(bytes, offset + 40, receipt.status, 1)
-  setUint(bytes, offset + 41, receipt.cumulative, 16)
-  setUint(bytes, offset + 57, receipt.finishedAt, 8)
+  setU128(view, offset + 41, receipt.cumulative)
+  setU64(view, offset + 57, receipt.finishedAt)
   setFixed(bytes, offset + 65, receipt.detail, 32, 'detail')
 }
 

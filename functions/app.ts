@@ -30,7 +30,7 @@ export function createApp(context: Context): OpenAPIHono<App> {
       throw new AssayError('payload_too_large', `JSON here has at most ${maxJsonBytes} bytes.`)
     },
   })
-  for (const path of ['/v1/models', '/v1/runners', '/v1/matches']) app.use(path, limited)
+  for (const path of ['/v1/models', '/v1/runners', '/v1/runners/:signer/totals', '/v1/matches']) app.use(path, limited)
   app.notFound((c) =>
     problem('not_found', `There is no ${c.req.method} ${c.req.path}.`, c.var.requestId, 'See /openapi.json.'),
   )

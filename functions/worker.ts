@@ -89,6 +89,7 @@ async function compareBooks({ settings, database, log }: Context) {
     database,
     books: booksReader(client, { escrow, token }),
     treasury: treasury.toLowerCase() as Hex,
+    now: Math.floor(Date.now() / 1000),
     log,
   })
 }

@@ -33,6 +33,7 @@ import { createDevelopmentSnp } from './tee/developmentSnp.ts'
 import { dstack } from './tee/dstack.ts'
 import { collectGpuEvidence } from './tee/nvattest.ts'
 import type { Tee } from './tee/tee.ts'
+import { postTotals } from './totals.ts'
 import { fileOutbox } from './transactions.ts'
 import { type AgreedVerdict, collectVerdict } from './verdicts.ts'
 
@@ -388,10 +389,14 @@ const stop = async () => {
 process.on('SIGTERM', () => void stop())
 process.on('SIGINT', () => void stop())
 
+/** How often the edge is told what the journal adds up to, in milliseconds. */
+const totalsMs = 900_000
+
 /** A renewal costs gas, so one that failed is tried again only after this long. */
 const attestRetryMs = 600_000
 
 // New listings are picked up, and the registration renewed well before it runs out, with the same keys and a fresh nonce.
+let totalsAt = now()
 let attestAt = 0
 while (!stopping.signal.aborted) {
   await sleep(2_000, undefined, { signal: stopping.signal }).catch(() => {})
@@ -409,5 +414,16 @@ while (!stopping.signal.aborted) {
     await settler.look()
   } catch (error) {
     log('settle_failed', { message: error instanceof Error ? error.message : 'unknown' })
+  }
+  try {
+    if (now() >= totalsAt) {
+      totalsAt = now() + totalsMs
+      const path = `/v1/runners/${signer.address}/totals`
+      const headers = { 'content-type': 'application/json' }
+      const post = (body: object) => edge(path, { method: 'POST', headers, body: JSON.stringify(body) })
+      await postTotals({ journal, signer, domain, now: Math.floor(now() / 1000), post })
+    }
+  } catch (error) {
+    log('totals_failed', { message: error instanceof Error ? error.message : 'unknown' })
   }
 }

@@ -6,8 +6,9 @@ import { authorizeSocket } from '../services/connect.ts'
 import { matchRunner } from '../services/match.ts'
 import { listReceipts } from '../services/receipts.ts'
 import { getEvidence, getRunner, listRunners, registerRunner } from '../services/runners.ts'
+import { postTotals } from '../services/totals.ts'
 import { type App, createRouter, json, passed, responses } from './router.ts'
-import { Address, Digest, FindMatch, Page, positionOf, Register } from './schemas.ts'
+import { Address, Digest, FindMatch, Page, positionOf, Register, Totals } from './schemas.ts'
 
 /** Opens the doors of runners, matches and receipts. */
 export function runnerRoutes(context: Context): OpenAPIHono<App> {
@@ -43,6 +44,15 @@ export function runnerRoutes(context: Context): OpenAPIHono<App> {
           .fetch(`https://mailbox/socket?runner=${signer}`, { headers: { upgrade: 'websocket' } })
         return passed(response)
       },
+    )
+    .openapi(
+      createRoute({
+        method: 'post',
+        path: '/v1/runners/{signer}/totals',
+        request: { ...one, body: json(Totals) },
+        responses,
+      }),
+      async (c) => c.json(await postTotals(context, c.req.valid('param').signer, c.req.valid('json'))) as never,
     )
     .openapi(
       createRoute({ method: 'get', path: '/v1/runners/{signer}/claims', request: { ...one, query: Page }, responses }),

@@ -54,6 +54,22 @@ export const Register = z.looseObject({
   registration: z.strictObject({ provider: Address, signature: Signature }),
 })
 
+/** Reads what a runner posts of its journal. */
+export const Totals = z.strictObject({
+  at: Uint64.transform(BigInt),
+  totals: z
+    .array(
+      z.strictObject({
+        channel: Digest,
+        cumulative: Amount.transform(BigInt),
+        vouched: Amount.transform(BigInt),
+      }),
+    )
+    .min(1)
+    .max(1_000),
+  signature: Signature,
+})
+
 /** Reads what a buyer asks of a machine. */
 export const RequirementsBody = z.strictObject({
   tee: z.string().max(32).optional(),

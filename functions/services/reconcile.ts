@@ -24,6 +24,8 @@ export type ReconcileDeps = {
   database: Database
   books: BooksReader
   treasury: Hex
+  /** Unix seconds. */
+  now: number
   log: (event: string, fields?: Record<string, string | number>) => void
 }
 
@@ -81,11 +83,72 @@ async function compareReceipts(database: Database, ledger: Ledger): Promise<Drif
   })
 }
 
-/** Compares the chain's books with its events and the edge's receipts, as of the block the index stands at, and records each difference with its cause. Repairs nothing: a book that mends itself hides what went wrong. Gives what differs now. */
+/** How long a receipt may be on its way to the database, in seconds, before its absence means something. */
+const settlingSeconds = 300
+
+type Journalled = {
+  channel: string
+  cumulative: string
+  vouched: string
+  at: string
+  seen: string | null
+  seen_then: string | null
+}
+
+/** Compares what runners say their journals add up to with the receipts that passed this edge. */
+async function compareJournals(database: Database, now: number): Promise<Drift[]> {
+  const { rows } = await query(() =>
+    database.execute<Journalled>(sql`
+      SELECT t.channel, t.cumulative::text, t.vouched::text, t.at::text,
+        max((r.receipt->>'cumulative')::numeric)::text AS seen,
+        max((r.receipt->>'cumulative')::numeric) FILTER (WHERE (r.receipt->>'finishedAt')::numeric < t.at)::text AS seen_then
+      FROM journal_totals t LEFT JOIN receipts r ON r.channel = t.channel AND r.runner = t.runner
+      GROUP BY t.runner, t.channel`),
+  )
+  return rows.flatMap(({ channel: subject, at, ...row }) => {
+    const [journal, vouched, seen, seenThen] = [row.cumulative, row.vouched, row.seen ?? 0, row.seen_then ?? 0].map(
+      BigInt,
+    ) as [bigint, bigint, bigint, bigint]
+    const drift = (kind: string, expected: bigint, found: bigint, cause: string): Drift => ({
+      kind,
+      subject,
+      expected: String(expected),
+      found: String(found),
+      cause,
+    })
+    const found: Drift[] = []
+    if (seenThen > journal)
+      found.push(
+        drift(
+          'journal_behind',
+          seenThen,
+          journal,
+          'The journal lacks a receipt its runner signed: restored from an older copy, or its disk lost a write. The edge has the receipt.',
+        ),
+      )
+    if (journal > seen && Number(at) + settlingSeconds < now)
+      found.push(
+        drift(
+          'journal_ahead',
+          journal,
+          seen,
+          'The journal has a receipt that never passed this edge, or whose history was lost here. The runner can claim it.',
+        ),
+      )
+    if (journal > vouched)
+      found.push(
+        drift('uncovered', journal, vouched, 'The runner worked beyond the voucher: what is above it is never paid.'),
+      )
+    return found
+  })
+}
+
+/** Compares the chain's books with its events, the edge's receipts and what runners say of their journals, as of the block the index stands at, and records each difference with its cause. Repairs nothing: a book that mends itself hides what went wrong. Gives what differs now. */
 export async function reconcile({
   database,
   books,
   treasury,
+  now,
   log,
 }: ReconcileDeps): Promise<{ block: bigint; drifts: Drift[] }> {
   const [cursor] = await query(() => database.select().from(chainCursor))
@@ -118,7 +181,7 @@ export async function reconcile({
   } catch (error) {
     throw new UnavailableError('chain', error)
   }
-  found.push(...(await compareReceipts(database, ledger)))
+  found.push(...(await compareReceipts(database, ledger)), ...(await compareJournals(database, now)))
   await record(database, found, block, log)
   return { block, drifts: found }
 }

@@ -135,6 +135,19 @@ export const chainEvents = pgTable(
   ],
 )
 
+/** What runners say their journals add up to, as of `at` (unix seconds); amounts in the token's smallest unit. */
+export const journalTotals = pgTable(
+  'journal_totals',
+  {
+    runner: text('runner').notNull(),
+    channel: text('channel').notNull(),
+    cumulative: numeric('cumulative', { precision: 39, scale: 0 }).notNull(),
+    vouched: numeric('vouched', { precision: 39, scale: 0 }).notNull(),
+    at: bigint('at', { mode: 'number' }).notNull(),
+  },
+  (table) => [primaryKey({ name: 'journal_totals_pk', columns: [table.runner, table.channel] })],
+)
+
 /** Differences between what the chain, the edge and the runners say of the same money; found, never repaired. */
 export const drifts = pgTable(
   'drifts',

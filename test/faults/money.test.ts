@@ -424,6 +424,7 @@ describe('faults in the way of money', () => {
       database,
       books,
       treasury: signerOf('treasury').address,
+      now: Math.floor(Date.now() / 1000),
       log: () => {},
     })
     expect(block).toBeGreaterThan(0n)

@@ -14,7 +14,7 @@ import { indexChain } from '../../functions/services/indexer.ts'
 import { addUp, readPayments } from '../../functions/services/ledger.ts'
 import { reconcile } from '../../functions/services/reconcile.ts'
 import { type Database, openDatabase } from '../../functions/store/database.ts'
-import { chainEvents, drifts, receipts } from '../../functions/store/schema.ts'
+import { chainEvents, drifts, journalTotals, receipts } from '../../functions/store/schema.ts'
 import type { Hex } from '../../protocol/bytes.ts'
 import { receiptToJson } from '../../protocol/receipt.ts'
 import { openContracts, signerOf } from '../contracts/setup.ts'
@@ -22,6 +22,7 @@ import { openContracts, signerOf } from '../contracts/setup.ts'
 let it: Awaited<ReturnType<typeof openContracts>>
 let database: Database
 let alerts: object[] = []
+let clock = Math.floor(Date.now() / 1000)
 const disposers: (() => Promise<unknown>)[] = []
 const runner = signerOf('runner')
 const treasury = signerOf('treasury').address
@@ -37,7 +38,8 @@ const index = () =>
 const compare = async () => {
   alerts = []
   const books = booksReader(it.publicClient, { escrow: it.contracts.escrow as Hex, token: it.contracts.token as Hex })
-  return (await reconcile({ database, books, treasury, log: (_, fields) => alerts.push(fields ?? {}) })).drifts
+  return (await reconcile({ database, books, treasury, now: clock, log: (_, fields) => alerts.push(fields ?? {}) }))
+    .drifts
 }
 const escrow = (functionName: string, args: readonly unknown[]) => ({
   address: it.contracts.escrow,
@@ -174,6 +176,60 @@ describe('reconcile', () => {
     await database.delete(chainEvents).where(eq(chainEvents.block, block))
     expect(logIndex).toBeGreaterThanOrEqual(0)
     expect(await compare()).toMatchObject([{ kind: 'events', cause: expect.stringContaining('rebuild') }])
+  })
+})
+
+describe('journals and receipts', () => {
+  const channel = `0x${'c1'.repeat(32)}` as Hex
+  const say = async (cumulative: string, { vouched = '1000', at = clock }: { vouched?: string; at?: number } = {}) => {
+    await database.delete(journalTotals)
+    await database.insert(journalTotals).values({ runner: runner.address, channel, cumulative, vouched, at })
+  }
+  const compared = async () =>
+    (await compare())
+      .filter(({ subject }) => subject === channel)
+      .map(({ kind, expected, found }) => [kind, expected, found])
+  beforeAll(async () => {
+    // What the tests above broke is not looked at here.
+    await database.delete(chainEvents)
+    for (const [job, cumulative, finishedAt] of [
+      ['1', '100', clock - 3_600],
+      ['2', '200', clock - 10],
+    ] as const)
+      await database.insert(receipts).values({
+        channel,
+        job,
+        runner: runner.address,
+        receipt: { channel, job, status: 0, cumulative, finishedAt: String(finishedAt), detail: '0x' },
+        detail: {},
+        proof: {},
+        signature: '0x',
+      })
+  })
+
+  test('behavior: a journal that knows what was known when it spoke agrees', async () => {
+    await say('200')
+    expect(await compared()).toEqual([])
+    // What came after it spoke is not held against it.
+    await say('100', { at: clock - 1_800 })
+    expect(await compared()).toEqual([])
+  })
+
+  test('behavior: a journal restored from an older copy is told, with who has the receipt', async () => {
+    await say('100')
+    expect(await compared()).toEqual([['journal_behind', '200', '100']])
+  })
+
+  test('behavior: receipts the edge never saw are told once they had the time to come', async () => {
+    await say('300')
+    expect(await compared()).toEqual([])
+    clock += 301
+    expect(await compared()).toEqual([['journal_ahead', '300', '200']])
+  })
+
+  test('behavior: work beyond the voucher is told', async () => {
+    await say('200', { vouched: '150' })
+    expect(await compared()).toEqual([['uncovered', '200', '150']])
   })
 })
 

@@ -1,4 +1,3 @@
-import { concat } from '../../protocol/bytes.ts'
 import { rowBytes } from '../../protocol/oip.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
 import { RunDeadlineError } from './errors.ts'
@@ -59,26 +58,26 @@ export class Batcher<T> {
   /** Takes the oldest job, and with it as many that can share its run as a size that was tried allows. */
   #take(): QueuedRun<T>[] {
     const { batchSizes } = this.#deps
-    const first = this.#queue.shift()!
+    const queue = this.#queue
+    const first = queue[0]!
     const most = batchSizes.at(-1) ?? 1
     let rows = rowsOf(first)
-    const shape = rows < most ? joinKey(first.feeds) : null
-    if (shape === null) return [first]
-    const group = [first]
-    const places: number[] = []
-    for (let at = 0; at < this.#queue.length && rows < most; at++) {
-      const next = this.#queue[at]!
-      if (rows + rowsOf(next) > most || joinKey(next.feeds) !== shape) continue
-      places.push(at)
-      group.push(next)
-      rows += rowsOf(next)
+    const places = [0]
+    if (rows < most && canLead(first.feeds)) {
+      for (let at = 1; at < queue.length && rows < most; at++) {
+        const next = queue[at]!
+        const more = rowsOf(next)
+        if (rows + more > most || !canFollow(first.feeds, next.feeds)) continue
+        places.push(at)
+        rows += more
+      }
+      while (places.length > 1 && !batchSizes.includes(rows)) rows -= rowsOf(queue[places.pop()!]!)
     }
-    while (group.length > 1 && !batchSizes.includes(rows)) {
-      rows -= rowsOf(group.pop()!)
-      places.pop()
-    }
+    // Nearly always those in front.
+    if (places.at(-1) === places.length - 1) return queue.splice(0, places.length)
+    const group = places.map((at) => queue[at]!)
     const taken = new Set(places)
-    if (taken.size > 0) this.#queue.splice(0, this.#queue.length, ...this.#queue.filter((_, at) => !taken.has(at)))
+    queue.splice(0, queue.length, ...queue.filter((_, at) => !taken.has(at)))
     return group
   }
 
@@ -113,38 +112,68 @@ export class Batcher<T> {
 
 const rowsOf = ({ feeds }: { feeds: readonly Tensor[] }) => feeds[0]?.shape[0] ?? 1
 
-/** Names what must be equal for two sets of feeds to be joined along the first dimension; null when they cannot be. */
-export function joinKey(feeds: readonly Tensor[]): string | null {
+/** Tells whether feeds have rows that others can be put after: one number of them in the first dimension of each. */
+function canLead(feeds: readonly Tensor[]): boolean {
   const rows = feeds[0]?.shape[0]
-  if (!rows) return null
-  const parts = feeds.map((tensor) => {
-    if (tensor.shape[0] !== rows || rowBytes(tensor) === null) return null
-    return `${tensor.name}:${tensor.datatype}:${tensor.shape.slice(1).join('x')}`
-  })
-  return parts.includes(null) ? null : parts.sort().join('|')
+  return !!rows && feeds.every((tensor) => tensor.shape[0] === rows && rowBytes(tensor) !== null)
 }
 
-/** Joins feeds of equal key along the first dimension. */
+/** Tells whether feeds can be put after others, tensor by tensor. */
+function canFollow(first: readonly Tensor[], next: readonly Tensor[]): boolean {
+  const rows = next[0]?.shape[0]
+  if (!rows || next.length !== first.length) return false
+  return first.every((tensor, index) => {
+    const other = namesake(next, tensor, index)
+    if (other?.datatype !== tensor.datatype || other.shape.length !== tensor.shape.length || other.shape[0] !== rows)
+      return false
+    for (let axis = 1; axis < tensor.shape.length; axis++) if (other.shape[axis] !== tensor.shape[axis]) return false
+    return true
+  })
+}
+
+/** Finds the tensor of the same name, which mostly has the same place. */
+function namesake(feeds: readonly Tensor[], { name }: Tensor, index: number): Tensor | undefined {
+  return feeds[index]?.name === name ? feeds[index] : feeds.find((tensor) => tensor.name === name)
+}
+
+/** Joins feeds that can follow the first along the first dimension. */
 export function joinFeeds(sets: readonly (readonly Tensor[])[]): Tensor[] {
-  return sets[0]!.map((tensor) => {
-    const same = sets.map((set) => set.find(({ name }) => name === tensor.name)!)
-    const rows = same.reduce((sum, { shape }) => sum + shape[0]!, 0)
-    return { ...tensor, shape: [rows, ...tensor.shape.slice(1)], data: concat(...same.map(({ data }) => data)) }
+  return sets[0]!.map((tensor, index) => {
+    const same = sets.map((set) => namesake(set, tensor, index)!)
+    let rows = 0
+    let length = 0
+    for (const { shape, data } of same) {
+      rows += shape[0]!
+      length += data.length
+    }
+    const joined = new Uint8Array(length)
+    let at = 0
+    for (const { data } of same) {
+      joined.set(data, at)
+      at += data.length
+    }
+    return { ...tensor, shape: [rows, ...tensor.shape.slice(1)], data: joined }
   })
 }
 
+/** Gives each job its rows of the outputs. Throws when an output does not follow the rows. */
 function split<T>(outputs: Tensor[], group: readonly QueuedRun<T>[]): Tensor[][] {
   const total = group.reduce((sum, job) => sum + rowsOf(job), 0)
+  const sizes = outputs.map((tensor) => {
+    const size = rowBytes(tensor)
+    if (tensor.shape[0] !== total || size === null) throw new Error('An output does not follow the batch.')
+    return size
+  })
   let row = 0
   return group.map((job) => {
     const rows = rowsOf(job)
-    const part = outputs.map((tensor) => {
-      const size = rowBytes(tensor)
-      if (tensor.shape[0] !== total || size === null) throw new Error('An output does not follow the batch.')
+    const part = outputs.map(({ name, datatype, shape, data }, index) => {
+      const size = sizes[index]!
       return {
-        ...tensor,
-        shape: [rows, ...tensor.shape.slice(1)],
-        data: tensor.data.subarray(row * size, (row + rows) * size),
+        name,
+        datatype,
+        shape: [rows, ...shape.slice(1)],
+        data: data.subarray(row * size, (row + rows) * size),
       }
     })
     row += rows

@@ -34,7 +34,7 @@ import { createSigner } from '../protocol/secp256k1.ts'
 import { Assay } from './assay.ts'
 import { connectEdge, type ModelJson, type Network } from './edge.ts'
 import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
-import { collectEarnings, depositTokens, readBalance } from './escrow.ts'
+import { collectEarnings, depositFromInbox, depositTokens, readBalance } from './escrow.ts'
 import { readEventLog, readEvidenceFiles } from './evidence.ts'
 import { grantMandate, revokeMandate } from './mandate.ts'
 import { bundleName, createProxy } from './proxy.ts'
@@ -59,6 +59,7 @@ const usage = `assay <command> [--json]
   rim sign <manifest.xml> --key file [--now unix]           verifies one of NVIDIA's reference manifests and signs its table
   balance [--of publisher|buyer|provider]                   shows money in wallet and escrow
   deposit <amount>                                          deposits for the buyer
+  deposit inbox                                             credits what was sent to the buyer's inbox (see balance)
   withdraw [amount]                                         asks an amount of the deposit back; later, without one, takes it out
   mandate <address> --cap n [--channel-cap n] [--days n] [--model m]...   lets another key spend of the deposit, within bounds
   mandate revoke <address>                                  ends that at once
@@ -539,6 +540,15 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     const network = await edge().json<Network>('/v1/network')
     const transaction = await revokeMandate({ ...wallet('buyer', network.chainId), contracts: network }, key)
     return { result: { transaction, key }, lines: [`${key} may spend nothing any more`] }
+  },
+
+  async 'deposit inbox'() {
+    const network = await edge().json<Network>('/v1/network')
+    const amount = await depositFromInbox({ ...wallet('buyer', network.chainId), contracts: network })
+    return {
+      result: { amount: amount.toString() },
+      lines: [amount > 0n ? `deposited ${amount} from the inbox` : 'nothing lies in the inbox'],
+    }
   },
 
   async deposit(text) {

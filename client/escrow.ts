@@ -45,7 +45,34 @@ export async function depositTokens({
   )
 }
 
-/** Shows one address's money, in the token's smallest unit: in its wallet, in the escrow, asked back and from when, and earned. */
+/** Credits the wallet's account with what was sent to its inbox in the escrow, by whomever. Gives the amount, in the token's smallest unit; 0 where nothing lies there. */
+export async function depositFromInbox({
+  wallet,
+  publicClient,
+  contracts,
+}: {
+  wallet: Wallet
+  publicClient: PublicClient
+  contracts: Deployment
+}): Promise<bigint> {
+  const { account } = wallet
+  const escrow = { address: contracts.escrow, abi: escrowAbi } as const
+  const inbox = await publicClient.readContract({ ...escrow, functionName: 'inboxOf', args: [account.address] })
+  const amount = await publicClient.readContract({
+    address: contracts.token,
+    abi: testTokenAbi,
+    functionName: 'balanceOf',
+    args: [inbox],
+  })
+  if (amount === 0n) return 0n
+  const call = { ...escrow, functionName: 'depositFromInbox', args: [account.address] } as const
+  const hash = await wallet.writeContract({ ...call, account, chain: wallet.chain ?? null })
+  const { status } = await publicClient.waitForTransactionReceipt({ hash })
+  if (status !== 'success') throw new Error(`Transaction ${hash} reverted.`)
+  return amount
+}
+
+/** Shows one address's money, in the token's smallest unit: in its wallet, in the escrow, asked back and from when, earned; and the inbox where tokens can be sent for it. */
 export async function readBalance({
   publicClient,
   contracts,
@@ -56,7 +83,7 @@ export async function readBalance({
   address: Address
 }) {
   const escrow = { address: contracts.escrow, abi: escrowAbi } as const
-  const [wallet, [deposit, requested, withdrawableAt], earnings] = await Promise.all([
+  const [wallet, [deposit, requested, withdrawableAt], earnings, inbox] = await Promise.all([
     publicClient.readContract({
       address: contracts.token,
       abi: testTokenAbi,
@@ -65,6 +92,7 @@ export async function readBalance({
     }),
     publicClient.readContract({ ...escrow, functionName: 'accounts', args: [address] }),
     publicClient.readContract({ ...escrow, functionName: 'earnings', args: [address] }),
+    publicClient.readContract({ ...escrow, functionName: 'inboxOf', args: [address] }),
   ])
   return {
     address,
@@ -73,6 +101,7 @@ export async function readBalance({
     withdrawalRequested: requested.toString(),
     withdrawableAt: requested > 0n ? new Date(Number(withdrawableAt) * 1000).toISOString() : null,
     earnings: earnings.toString(),
+    inbox,
   }
 }
 

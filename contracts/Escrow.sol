@@ -6,6 +6,7 @@ import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC2
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {IERC1271} from "@openzeppelin/contracts/interfaces/IERC1271.sol";
 import {Claims} from "./Claims.sol";
+import {Inbox} from "./Inbox.sol";
 import {Protocol} from "./Protocol.sol";
 import {RunnerRegistry} from "./RunnerRegistry.sol";
 
@@ -160,6 +161,27 @@ contract Escrow {
             buyer, address(this), amount, validAfter, validBefore, nonce, signature
         );
         credit(buyer, amount, before);
+    }
+
+    /// @notice Names the address at which tokens are a buyer's whoever sends them: `depositFromInbox` credits what lies there.
+    function inboxOf(address buyer) public view returns (address) {
+        bytes32 code = keccak256(abi.encodePacked(type(Inbox).creationCode, abi.encode(token)));
+        bytes32 hash = keccak256(abi.encodePacked(bytes1(0xff), address(this), saltOf(buyer), code));
+        return address(uint160(uint256(hash)));
+    }
+
+    /// @notice Credits a buyer with what was sent to its inbox: plain transfers, and EIP-3009 transfers whoever sent them. Anyone may call.
+    function depositFromInbox(address buyer) external {
+        address inbox = inboxOf(buyer);
+        uint256 amount = token.balanceOf(inbox);
+        uint256 before = open(amount);
+        if (inbox.code.length == 0) new Inbox{salt: saltOf(buyer)}(token);
+        token.safeTransferFrom(inbox, address(this), amount);
+        credit(buyer, amount, before);
+    }
+
+    function saltOf(address buyer) private pure returns (bytes32) {
+        return bytes32(uint256(uint160(buyer)));
     }
 
     /// @notice Refuses new deposits, or takes them again. Exits stay open whatever the guardian does.

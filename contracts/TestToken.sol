@@ -11,6 +11,10 @@ contract TestToken is ERC20Permit {
         "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
     );
 
+    bytes32 private constant TRANSFER_TYPE = keccak256(
+        "TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+    );
+
     mapping(address from => mapping(bytes32 nonce => bool)) public authorizationState;
 
     event AuthorizationUsed(address indexed authorizer, bytes32 indexed nonce);
@@ -41,12 +45,38 @@ contract TestToken is ERC20Permit {
         bytes32 nonce,
         bytes calldata signature
     ) external {
+        require(msg.sender == to, AuthorizationInvalid());
+        useAuthorization(RECEIVE_TYPE, from, to, value, validAfter, validBefore, nonce, signature);
+    }
+
+    /// @notice Moves money on its owner's signature; anyone may send it (EIP-3009).
+    function transferWithAuthorization(
+        address from,
+        address to,
+        uint256 value,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        bytes calldata signature
+    ) external {
+        useAuthorization(TRANSFER_TYPE, from, to, value, validAfter, validBefore, nonce, signature);
+    }
+
+    function useAuthorization(
+        bytes32 typeHash,
+        address from,
+        address to,
+        uint256 value,
+        uint256 validAfter,
+        uint256 validBefore,
+        bytes32 nonce,
+        bytes calldata signature
+    ) private {
         require(
-            msg.sender == to && block.timestamp > validAfter && block.timestamp < validBefore && !authorizationState[from][nonce],
+            block.timestamp > validAfter && block.timestamp < validBefore && !authorizationState[from][nonce],
             AuthorizationInvalid()
         );
-        bytes32 digest =
-            _hashTypedDataV4(keccak256(abi.encode(RECEIVE_TYPE, from, to, value, validAfter, validBefore, nonce)));
+        bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(typeHash, from, to, value, validAfter, validBefore, nonce)));
         require(from != address(0) && Protocol.recover(digest, signature) == from, AuthorizationInvalid());
         authorizationState[from][nonce] = true;
         emit AuthorizationUsed(from, nonce);

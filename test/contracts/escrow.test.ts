@@ -325,22 +325,17 @@ describe('Escrow', () => {
     await expect(it.send('provider', call)).rejects.toThrow('NothingToWithdraw')
   })
 
-  test('behavior: an EIP-3009 authorization deposits once', async () => {
-    const account = it.wallet('buyer').account
+  /** Signs an EIP-3009 authorization of the buyer for tokens that are minted to it first. */
+  const authorization = async (primaryType: 'ReceiveWithAuthorization' | 'TransferWithAuthorization', to: string) => {
+    const { account } = it.wallet('buyer')
+    const [value, validAfter, validBefore] = [500n, 0n, 2n ** 40n]
+    const nonce = toHex(sha256(new Uint8Array([7])))
     await it.send('buyer', {
       address: it.contracts.token,
       abi: testTokenAbi,
       functionName: 'mint',
-      args: [account.address, 500n],
+      args: [account.address, value],
     })
-    const message = {
-      from: account.address,
-      to: it.contracts.escrow,
-      value: 500n,
-      validAfter: 0n,
-      validBefore: 2n ** 40n,
-      nonce: toHex(sha256(new Uint8Array([7]))),
-    }
     const field = (name: string, type: string) => ({ name, type })
     const signature = await it.wallet('buyer').signTypedData({
       account,
@@ -350,9 +345,9 @@ describe('Escrow', () => {
         chainId: it.chain.chainId,
         verifyingContract: it.contracts.token,
       },
-      primaryType: 'ReceiveWithAuthorization',
+      primaryType,
       types: {
-        ReceiveWithAuthorization: [
+        [primaryType]: [
           field('from', 'address'),
           field('to', 'address'),
           field('value', 'uint256'),
@@ -361,18 +356,73 @@ describe('Escrow', () => {
           field('nonce', 'bytes32'),
         ],
       },
-      message,
+      message: { from: account.address, to, value, validAfter, validBefore, nonce },
     })
+    return { from: account.address, value, validAfter, validBefore, nonce, signature }
+  }
+
+  test('behavior: an EIP-3009 authorization deposits once', async () => {
+    const { from, ...rest } = await authorization('ReceiveWithAuthorization', it.contracts.escrow)
     const call = {
       address: it.contracts.escrow,
       abi: escrowAbi,
       functionName: 'depositWithAuthorization',
-      args: [account.address, 500n, 0n, 2n ** 40n, message.nonce, signature],
+      args: [from, ...Object.values(rest)],
     }
     await it.send('provider', call)
     expect(await deposit()).toBe(10_500n)
     await expect(it.send('provider', call)).rejects.toThrow('reverted')
     expect(await deposit()).toBe(10_500n)
+  })
+
+  describe("a buyer's inbox", () => {
+    const inboxOf = (buyer: string) => it.read<`0x${string}`>('inboxOf', [buyer])
+    const fromInbox = (buyer: string) =>
+      it.send('provider', {
+        address: it.contracts.escrow,
+        abi: escrowAbi,
+        functionName: 'depositFromInbox',
+        args: [buyer],
+      })
+    const onToken = (party: string, functionName: string, args: readonly unknown[]) =>
+      it.send(party, { address: it.contracts.token, abi: testTokenAbi, functionName, args })
+    const buyer = signerOf('buyer').address
+
+    test('behavior: a signed transfer that somebody else sent first is credited all the same, to its signer', async () => {
+      const inbox = await inboxOf(buyer)
+      const { from, ...rest } = await authorization('TransferWithAuthorization', inbox)
+      await onToken('provider', 'transferWithAuthorization', [from, inbox, ...Object.values(rest)])
+      expect(await deposit()).toBe(10_000n)
+      await fromInbox(buyer)
+      expect(await deposit()).toBe(10_500n)
+      await expect(fromInbox(buyer)).rejects.toThrow('NothingDeposited')
+    })
+
+    test('behavior: plain transfers are credited too, again and again, and nobody else can be credited with them', async () => {
+      const inbox = await inboxOf(buyer)
+      for (const amount of [30n, 12n]) {
+        await onToken('buyer', 'mint', [inbox, amount])
+        await expect(fromInbox(signerOf('provider').address)).rejects.toThrow('NothingDeposited')
+        await fromInbox(buyer)
+      }
+      expect(await deposit()).toBe(10_042n)
+    })
+
+    test('refusal: while deposits are paused nothing is taken, and what lies in the inbox waits', async () => {
+      await onToken('buyer', 'mint', [await inboxOf(buyer), 30n])
+      const pause = (paused: boolean) =>
+        it.send('deployer', {
+          address: it.contracts.escrow,
+          abi: escrowAbi,
+          functionName: 'pauseDeposits',
+          args: [paused],
+        })
+      await pause(true)
+      await expect(fromInbox(buyer)).rejects.toThrow('DepositsArePaused')
+      await pause(false)
+      await fromInbox(buyer)
+      expect(await deposit()).toBe(10_030n)
+    })
   })
 
   test('refusal: depositing nothing, or withdrawing more than there is', async () => {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Assay } from '../../client/assay.ts'
-import { collectEarnings } from '../../client/escrow.ts'
-import { escrowAbi } from '../../contracts/abi.ts'
+import { collectEarnings, depositFromInbox, readBalance } from '../../client/escrow.ts'
+import { escrowAbi, testTokenAbi } from '../../contracts/abi.ts'
 import { developmentKey } from '../../dev/keys.ts'
 import { type Marketplace, type RunnerProcess, walletOf } from '../../dev/marketplace.ts'
 import { createRandom, drawDigit } from '../../dev/sample/glyphs.ts'
@@ -107,6 +107,24 @@ describe('the marketplace, on real parts', () => {
       expect(await earningsOf(marketplace, party)).toBe(0n)
       expect(await collectEarnings({ publicClient, wallet, contracts })).toBe(0n)
     }
+  })
+
+  test("behavior: what anyone sends to a buyer's inbox becomes that buyer's deposit, once", async () => {
+    const { chain, contracts, rpcUrl } = marketplace
+    const { publicClient } = chain
+    const wallet = walletOf(developmentKey('buyer'), rpcUrl)
+    const { inbox } = await readBalance({ publicClient, contracts, address: wallet.account.address })
+    const hash = await walletOf(developmentKey('provider'), rpcUrl).writeContract({
+      address: contracts.token,
+      abi: testTokenAbi,
+      functionName: 'mint',
+      args: [inbox, 77n],
+      account: walletOf(developmentKey('provider'), rpcUrl).account,
+      chain: wallet.chain ?? null,
+    })
+    await publicClient.waitForTransactionReceipt({ hash })
+    expect(await depositFromInbox({ wallet, publicClient, contracts })).toBe(77n)
+    expect(await depositFromInbox({ wallet, publicClient, contracts })).toBe(0n)
   })
 
   test('behavior: the same receipt settled twice pays nothing the second time', async () => {

@@ -33,6 +33,7 @@ import type { Signer } from '../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import { channelOf, type Terms } from '../protocol/terms.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
+import { rememberSigners } from './batchSigners.ts'
 import {
   connectEdge,
   type Edge,
@@ -160,6 +161,7 @@ export class Assay {
   readonly edge: Edge
   #network: Network | undefined
   readonly #models = new Map<string, { pending: Promise<Model>; until: number }>()
+  readonly #recover = rememberSigners()
   readonly #fixed = new Map<string, Promise<Tensor[]>>()
   readonly #attested = new Map<string, Promise<Attested>>()
   readonly #channels = new Map<string, Promise<Channel>>()
@@ -475,6 +477,7 @@ export class Assay {
         now: this.#seconds(),
       },
       domain,
+      this.#recover,
     )
     channel.opened = true
 

@@ -16,6 +16,7 @@ import { type Manifest, modelDigest, parseManifest } from '../protocol/manifest.
 import { rootFromProof } from '../protocol/merkle.ts'
 import { detailDigest, jobStatus, receiptLeaf } from '../protocol/receipt.ts'
 import { recoverAddress } from '../protocol/secp256k1.ts'
+import type { Recover } from './batchSigners.ts'
 import { VerificationError, type VerificationReason } from './errors.ts'
 
 function need(condition: boolean, reason: VerificationReason, detail: string): asserts condition {
@@ -100,6 +101,7 @@ export function checkReceipt(
     now: number
   },
   domain: Domain,
+  recover: Recover = recoverAddress,
 ): void {
   const { receipt, detail, proof, signature } = answer
   need(
@@ -130,7 +132,7 @@ export function checkReceipt(
   )
   const root = rootFromProof(receiptLeaf(receipt), proof)
   need(root !== null, 'batch_proof', 'The Merkle proof does not fit its batch.')
-  const signer = recoverAddress(batchDigest(domain, { root, count: proof.count }), signature)
+  const signer = recover(batchDigest(domain, { root, count: proof.count }), signature)
   need(
     signer === expected.runner,
     'batch_signature',

@@ -13,9 +13,11 @@ export type Signer = {
 
 /** Derives the Ethereum address of a public key, compressed (33 bytes) or not (65). Throws on a point off the curve. */
 export function addressOf(publicKey: Uint8Array): Hex {
-  const uncompressed = secp256k1.Point.fromBytes(publicKey).toBytes(false)
-  return toHex(keccak256(uncompressed.subarray(1)).subarray(12))
+  return addressOfPoint(secp256k1.Point.fromBytes(publicKey))
 }
+
+const addressOfPoint = (point: { toBytes(compressed: boolean): Uint8Array }): Hex =>
+  toHex(keccak256(point.toBytes(false).subarray(1)).subarray(12))
 
 /** Makes a signer in portable JavaScript from a 32-byte private key. */
 export function createSigner(privateKey: Uint8Array): Signer {
@@ -43,12 +45,7 @@ export function recoverAddress(digest: Uint8Array, signature: Uint8Array): Hex |
   try {
     const parsed = secp256k1.Signature.fromBytes(signature.subarray(0, 64), 'compact')
     if (parsed.s > halfOrder) return null
-    return addressOf(
-      parsed
-        .addRecoveryBit(v - 27)
-        .recoverPublicKey(digest)
-        .toBytes(true),
-    )
+    return addressOfPoint(parsed.addRecoveryBit(v - 27).recoverPublicKey(digest))
   } catch {
     return null
   }

@@ -3,7 +3,7 @@ import type { Domain } from '../protocol/eip712.ts'
 import type { Policy, Roots } from '../protocol/evidence/index.ts'
 import type { Settings } from './env.ts'
 import type { Directory } from './match/directory.ts'
-import type { MailboxNamespace, R2Bucket } from './platform.ts'
+import type { AccountNamespace, MailboxNamespace, R2Bucket } from './platform.ts'
 import type { Database } from './store/database.ts'
 
 /** Asks the chain's registry about a runner. Throws when the chain does not answer. */
@@ -21,6 +21,8 @@ export type Context = {
   directory: Directory
   artifacts: R2Bucket
   mailbox: MailboxNamespace
+  /** Null where mailboxes lease no credit. */
+  account: AccountNamespace | null
   registry: RegistryReader
   domain: Domain
   roots: Roots[]

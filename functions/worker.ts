@@ -54,6 +54,7 @@ function contextOf(bindings: Bindings, rootsOf: (settings: Settings) => Roots[])
     directory: new Directory(databaseDirectory(database, now, Math.random), { now, sleep }),
     artifacts: bindings.ARTIFACTS,
     mailbox: bindings.MAILBOX,
+    account: settings.CREDIT_LEASES === 'yes' ? bindings.ACCOUNT : null,
     registry: registryOf(settings),
     domain: { chainId: settings.CHAIN_ID, escrow: settings.ESCROW },
     roots: rootsOf(settings).map((roots) =>

@@ -35,6 +35,7 @@ function contextOf(bindings: Bindings): Context {
       { now, sleep: (ms) => new Promise((resolve) => setTimeout(resolve, ms)) },
     ),
     artifacts: null as never,
+    account: null,
     mailbox: bindings.MODE === 'hono' ? onTheSpot : bindings.MAILBOX,
     registry: null as never,
     domain: null as never,

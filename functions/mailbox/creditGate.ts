@@ -250,8 +250,6 @@ export class CreditGate {
     const wish = purse.wanted > price * wishedJobs ? purse.wanted : price * wishedJobs
     const voidAt = Math.max(purse.voidAt, purse.wantedVoidAt, Math.floor(now() / 1000) + 2 * claimWindowSeconds)
     let answer: LeaseAnswer
-    // Before any of it can be spent, the disk knows that there is something to count.
-    this.#write(purse, false)
     try {
       const least = purse.free < price ? price - purse.free : 0n
       answer = await lease(purse.buyer, {
@@ -278,6 +276,8 @@ export class CreditGate {
       purse.free += answer.granted
       purse.expiresAt = answer.expiresAt
       purse.voidAt = voidAt
+      // Before any of it can be spent, the disk knows that there is something to count. A buyer who was granted nothing leaves no trace.
+      this.#write(purse, false)
     }
     this.#restSoon()
   }
@@ -364,6 +364,10 @@ export class CreditGate {
       for (const { channel, unresolved } of purse.tabs.values()) {
         if (voidAtOf(channel) > seconds) continue
         for (const key of unresolved) this.#release(key, this.#reserved.get(key)!)
+      }
+      if (purse.expiresAt === 0) {
+        this.#purses.delete(buyer)
+        continue
       }
       if (!purse.written) this.#write(purse)
       if (!purse.written && purse.rests++ < maxRests) this.#restSoon()

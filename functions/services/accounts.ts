@@ -6,20 +6,27 @@ import { query } from '../store/database.ts'
 import { chainCursor, chainEvents } from '../store/schema.ts'
 import { readPayments } from './ledger.ts'
 
-/** Gives a buyer's money in one view, in the token's smallest unit: what can be spent now, what was asked back and from when it can be withdrawn. Read from the chain, so it is as new as its newest block. */
-export async function getAccount({ registry }: Context, address: Hex) {
+/** Gives a buyer's money in one view, in the token's smallest unit: what can be spent now, what is reserved for jobs and why, what was asked back and from when it can be withdrawn. Read from the chain, so it is as new as its newest block. */
+export async function getAccount({ registry, account: accounts }: Context, address: Hex) {
+  const credit = accounts?.get(accounts.idFromName(address)).view(address) ?? null
   let account: Awaited<ReturnType<typeof registry.accountOf>>
+  let view: Awaited<NonNullable<typeof credit>> | null
   try {
-    account = await registry.accountOf(address)
+    ;[account, view] = await Promise.all([registry.accountOf(address), credit])
   } catch (error) {
     throw new UnavailableError('chain', error)
   }
   const { balance, requested, withdrawableAt } = account
   const leaving = requested < balance ? requested : balance
+  const reserved = view ? view.owed + view.leased + view.lost : 0n
+  const free = balance - leaving - reserved
   return {
     address,
     deposit: String(balance),
-    available: String(balance - leaving),
+    available: String(free > 0n ? free : 0n),
+    reserved: String(reserved),
+    /** Earned and not settled yet; leased to runners' mailboxes; held back because a mailbox lost count. */
+    reservedFor: view ? { unsettled: String(view.owed), leased: String(view.leased), held: String(view.lost) } : null,
     requested: String(leaving),
     withdrawableAt: leaving > 0n ? new Date(Number(withdrawableAt) * 1000).toISOString() : null,
   }

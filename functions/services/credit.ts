@@ -60,7 +60,15 @@ export class Credit {
 
   constructor(deps: CreditDeps) {
     this.#deps = deps
-    deps.sql.exec(`CREATE TABLE IF NOT EXISTS spent (
+  }
+
+  /** Tells whether anything was ever leased of this account: asking about any address must not make the edge store anything. */
+  get #known(): boolean {
+    return this.#rows(`SELECT name FROM sqlite_master WHERE name = 'lost'`).length > 0
+  }
+
+  #prepare(): void {
+    this.#deps.sql.exec(`CREATE TABLE IF NOT EXISTS spent (
         channel TEXT PRIMARY KEY, runner TEXT NOT NULL, spent TEXT NOT NULL, settled TEXT NOT NULL, void_at INTEGER NOT NULL);
       CREATE TABLE IF NOT EXISTS leases (
         runner TEXT PRIMARY KEY, held TEXT NOT NULL, expires_at INTEGER NOT NULL, void_at INTEGER NOT NULL);
@@ -71,6 +79,11 @@ export class Credit {
   lease(request: LeaseRequest): Promise<LeaseAnswer> {
     // One at a time: between reading what is left and giving it away nothing else may.
     return this.#inTurn(async () => {
+      if (!this.#known) {
+        const { deposit } = await this.#deps.funds([])
+        if (deposit < request.least || deposit === 0n) return { available: deposit }
+        this.#prepare()
+      }
       this.#take(request)
       if (this.#deps.now() - this.#readAt > freshMs) await this.#read()
       if (this.#available < request.least) {
@@ -89,6 +102,10 @@ export class Credit {
   /** Shows the credit as it stands, as of the last reading of the chain. */
   view(): Promise<{ deposit: bigint; owed: bigint; leased: bigint; lost: bigint; available: bigint }> {
     return this.#inTurn(async () => {
+      if (!this.#known) {
+        const { deposit } = await this.#deps.funds([])
+        return { deposit, owed: 0n, leased: 0n, lost: 0n, available: deposit }
+      }
       await this.#read()
       const { owed, leased, lost } = this.#sums()
       return { deposit: this.#deposit, owed, leased, lost, available: larger(this.#available, 0n) }

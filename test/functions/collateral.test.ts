@@ -42,6 +42,7 @@ const context = (): Context => ({
   database,
   directory: undefined as never,
   artifacts: undefined as never,
+  account: null,
   mailbox: undefined as never,
   registry: {
     providerOf: async () => ({ provider, active: true }),

@@ -14,8 +14,9 @@ function open({ deposit = 1_000n } = {}) {
   const chain = { deposit, settled: new Map<Hex, bigint>(), away: false, reads: 0 }
   const returns = new Map<Hex, Returned | Error>()
   const recalled: Hex[] = []
+  const sql = openSql()
   const credit = new Credit({
-    sql: openSql(),
+    sql,
     now: () => time,
     async funds(channels) {
       if (chain.away) throw new Error('away')
@@ -40,7 +41,7 @@ function open({ deposit = 1_000n } = {}) {
       channels: [],
       ...change,
     })
-  return { credit, chain, returns, recalled, ask, wait: (seconds: number) => (time += seconds * 1000) }
+  return { sql, credit, chain, returns, recalled, ask, wait: (seconds: number) => (time += seconds * 1000) }
 }
 const channel = (number: number): Hex => `0x${number.toString(16).padStart(64, '0')}`
 const spent = (number: number, amount: bigint, days = 2) => ({
@@ -79,6 +80,18 @@ describe('an account', () => {
     expect(await credit.view()).toMatchObject({ deposit: 40n, owed: 10n, available: 30n })
     await ask(one, { least: 0n, wish: 0n, channels: [spent(1, 65n)] })
     expect(await credit.view()).toMatchObject({ owed: 10n })
+  })
+
+  test('behavior: an address without a deposit leaves nothing on the disk, however it is asked about', async () => {
+    const { sql, ask, credit, chain } = open({ deposit: 0n })
+    const tables = () => sql.exec('SELECT name FROM sqlite_master').toArray()
+    expect(await ask(one)).toEqual({ available: 0n })
+    expect(await ask(one, { least: 0n })).toEqual({ available: 0n })
+    expect(await credit.view()).toEqual({ deposit: 0n, owed: 0n, leased: 0n, lost: 0n, available: 0n })
+    expect(tables()).toEqual([])
+    chain.deposit = 50n
+    expect(await ask(one)).toMatchObject({ granted: 12n })
+    expect(tables().length).toBeGreaterThan(0)
   })
 
   test('behavior: a lost answer is asked for again and counted once', async () => {

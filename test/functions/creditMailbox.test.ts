@@ -89,6 +89,17 @@ async function connect(name: string, handle?: (by: Signer) => (requests: JobRequ
   return { fake: await open(), open, termsOf, post, drain, by, runner }
 }
 
+/** Shows a buyer's money as the edge does. */
+async function moneyOf(buyer: Hex) {
+  const response = await fetch(`${edge.url}/v1/accounts/${buyer}`)
+  return (await response.json()) as {
+    deposit: string
+    available: string
+    reserved: string
+    reservedFor: { unsettled: string; leased: string; held: string }
+  }
+}
+
 describe('credit, leased to mailboxes', () => {
   test('behavior: jobs are handed out for the deposit and not one more, over two runners together', async () => {
     const buyer = await fund('thrifty', 20n * price)
@@ -100,6 +111,11 @@ describe('credit, leased to mailboxes', () => {
     expect(drained.map(({ code }) => code)).toEqual(['unfunded', 'unfunded'])
     expect(drained.reduce((sum, { answered }) => sum + answered, 0)).toBe(handed)
     expect(handed).toBeGreaterThanOrEqual(15)
+    const { deposit, available, reserved, reservedFor } = await moneyOf(buyer)
+    expect(deposit).toBe(String(20n * price))
+    expect(BigInt(available) + BigInt(reserved)).toBe(20n * price)
+    expect(reservedFor.held).toBe('0')
+    expect(BigInt(reservedFor.unsettled) + BigInt(reservedFor.leased)).toBe(BigInt(reserved))
     await Promise.all([one.fake.close(), two.fake.close()])
   })
 
@@ -202,6 +218,24 @@ describe('credit, leased to mailboxes', () => {
     const { answered, code } = await drain(other, 20)
     expect(code).toBe('unfunded')
     expect(handed + answered).toBe(12)
+    await again.close()
+  }, 40_000)
+
+  test('behavior: an edge killed amid jobs holds back what it lost count of, and hands out no more than the deposit', async () => {
+    const buyer = await fund('interrupted', 12n * price)
+    const { post, termsOf, fake, open, drain } = await connect('credit interrupted')
+    const terms = termsOf(buyer)
+    for (let job = 1n; job <= 2n; job++) expect(await post(terms, job)).toBe('answered')
+    const handed = fake.requests.length
+    await edge.restart()
+    await fake.closed
+    const again = await open()
+    const { answered, code } = await drain(termsOf(buyer), 20)
+    expect(code).toBe('unfunded')
+    expect(handed + answered).toBeLessThanOrEqual(12)
+    const { deposit, reserved, reservedFor } = await moneyOf(buyer)
+    expect(BigInt(reservedFor.held)).toBeGreaterThanOrEqual(BigInt(handed) * price)
+    expect(BigInt(reserved)).toBeLessThanOrEqual(BigInt(deposit))
     await again.close()
   }, 40_000)
 })

@@ -101,11 +101,13 @@ describe('reconcile', () => {
     const buyer = signerOf('buyer').address
     const [balance, requested, withdrawableAt] = await it.read<readonly [bigint, bigint, bigint]>('accounts', [buyer])
     const registry = { accountOf: async () => ({ balance, requested, withdrawableAt }) }
-    const context = { database, registry } as unknown as Context
+    const context = { database, registry, account: null } as unknown as Context
     expect(await getAccount(context, buyer)).toEqual({
       address: buyer,
       deposit: '99150',
       available: '99150',
+      reserved: '0',
+      reservedFor: null,
       requested: '0',
       withdrawableAt: null,
     })
@@ -124,13 +126,16 @@ describe('reconcile', () => {
 
   test('behavior: what was asked back is not available, and a chain that does not answer is said', async () => {
     const account = { balance: 100n, requested: 400n, withdrawableAt: 1_800_000_000n }
-    const asked = { registry: { accountOf: async () => account } } as unknown as Context
+    const asked = { account: null, registry: { accountOf: async () => account } } as unknown as Context
     expect(await getAccount(asked, treasury)).toMatchObject({
       available: '0',
       requested: '100',
       withdrawableAt: '2027-01-15T08:00:00.000Z',
     })
-    const away = { registry: { accountOf: () => Promise.reject(new Error('refused')) } } as unknown as Context
+    const away = {
+      account: null,
+      registry: { accountOf: () => Promise.reject(new Error('refused')) },
+    } as unknown as Context
     await expect(getAccount(away, treasury)).rejects.toMatchObject({ code: 'unavailable' })
   })
 

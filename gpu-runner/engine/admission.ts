@@ -15,7 +15,7 @@ export type Finding =
   | { reason: 'threads_change_bits'; detail: string }
   | { reason: 'rows_depend_on_batch'; detail: string }
 
-/** Tells how a model may be run: its measured class, whether rows of several jobs may share a run, and at which numbers of rows that was found harmless (ascending; only 1 where they may not). */
+/** Tells how a model may be run: its measured class, whether rows of several jobs may share a run, and which numbers of rows a run may then have (ascending; none where they may not, and each job runs as it was sent). */
 export type Trial = Pick<Execution, 'class' | 'batch'> & { batchSizes: readonly number[]; findings: readonly Finding[] }
 
 /** Runs the model under trial. */
@@ -37,6 +37,9 @@ export type TrialDeps = {
 /** The sizes that are tried before all others: kernels change path at powers of two and just past them. */
 const tellingSizes = [2, 3, 4, 8, 16, 17, 32, 64] as const
 
+/** Rows are run together to see that they are apart even where no run will have more than one. */
+const fewestRows = 4
+
 /** Bounds tried for whole numbers, from the full range of their type (0) to indices of a small table. */
 const bounds = [0n, 30_000n, 1_000n, 100n, 10n, 2n] as const
 
@@ -48,7 +51,7 @@ type Row = { feeds: Tensor[]; kind: RowKind; outputs: Tensor[] }
 /** Finds out by running it how a model may be run: rows of adversarial content alone, again, under other numbers of threads, and together with other rows at every number of rows that a run may have. Whatever was not checked is not promised. Throws what `run` throws, but for ModelError. */
 export async function tryModel(deps: TrialDeps): Promise<Trial> {
   const findings: Finding[] = []
-  let batchSizes: number[] = [1]
+  let batchSizes: number[] = []
   try {
     const unchecked = uncheckable(deps.manifest)
     if (unchecked) findings.push({ reason: 'unchecked_input', detail: unchecked })
@@ -63,7 +66,7 @@ export async function tryModel(deps: TrialDeps): Promise<Trial> {
   }
   return {
     class: findings.length === 0 ? 'exact' : 'tolerant',
-    batch: batchSizes.length > 1 ? 'free' : 'single',
+    batch: batchSizes.length > 0 ? 'free' : 'single',
     batchSizes,
     findings,
   }
@@ -83,7 +86,7 @@ async function tryAlone(rows: readonly Row[], { run, otherThreads }: TrialDeps, 
   return changed === null
 }
 
-/** Runs rows together, at as many sizes and as often as the time allows, and gives the sizes at which no row changed: just 1 as soon as one did. */
+/** Runs rows together, at as many sizes and as often as the time allows, and gives the sizes at which no row changed: none as soon as one did. */
 async function tryTogether(make: MakeRow, deps: TrialDeps, findings: Finding[]): Promise<number[]> {
   const { run, maxBatch, now, budgetMs = 20_000 } = deps
   const until = now() + budgetMs
@@ -91,13 +94,13 @@ async function tryTogether(make: MakeRow, deps: TrialDeps, findings: Finding[]):
   const clean = new Set([1])
   for (let round = 0; round < rounds; round++) {
     const pool = createPool(make, round)
-    for (const size of trialSizes(maxBatch)) {
+    for (const size of trialSizes(Math.max(maxBatch, fewestRows))) {
       if (now() > until) break
       const group = await pool.take(size)
       const found = await findDependence(group, run)
       if (found) {
         findings.push({ reason: 'rows_depend_on_batch', detail: `${found}, in a run of ${size} rows.` })
-        return [1]
+        return []
       }
       for (const [threads, other] of isTelling(size, maxBatch) ? otherThreads : []) {
         const changed = await findDependence(group, other)
@@ -109,7 +112,7 @@ async function tryTogether(make: MakeRow, deps: TrialDeps, findings: Finding[]):
       clean.add(size)
     }
   }
-  return [...clean].sort((a, b) => a - b)
+  return [...clean].filter((size) => size <= maxBatch).sort((a, b) => a - b)
 }
 
 const isTelling = (size: number, maxBatch: number) =>

@@ -1,6 +1,6 @@
 import { rowBytes } from '../../protocol/oip.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
-import { RunDeadlineError } from './errors.ts'
+import { ModelError, RunDeadlineError } from './errors.ts'
 
 /** Tells one job's outputs, or why it has none. */
 export type RunResult = { outputs: Tensor[] } | { error: Error }
@@ -12,7 +12,7 @@ export type QueuedRun<T> = { tag: T; feeds: Tensor[]; deadline: number }
 export type BatcherDeps<T> = {
   run: (feeds: Tensor[], deadlineMs: number) => Promise<Tensor[]>
   finish: (results: { tag: T; result: RunResult }[]) => Promise<void>
-  /** The numbers of rows at which jobs may share a run, ascending: those that admission tried. Only 1 where they may not. */
+  /** The numbers of rows that a run may have, ascending: those that were tried. None where jobs may not share a run, and each runs as its buyer sent it. */
   batchSizes: readonly number[]
   now: () => number
   /** How many runs may be under way at a time: one for each executor. */
@@ -101,16 +101,47 @@ export class Batcher<T> {
         continue
       }
       try {
-        results.push({ tag: job.tag, result: { outputs: await run(job.feeds, budget([job])) } })
+        results.push({ tag: job.tag, result: { outputs: await this.#runAlone(job) } })
       } catch (error) {
         results.push({ tag: job.tag, result: { error: error as Error } })
       }
     }
     return results
   }
+
+  /** Runs a job by itself, in parts where it has a number of rows that was not tried: what is promised of its bits holds for those that were. */
+  async #runAlone({ feeds, deadline }: QueuedRun<T>): Promise<Tensor[]> {
+    const { run, batchSizes, now } = this.#deps
+    const rows = rowsOf({ feeds })
+    if (batchSizes.length === 0 || batchSizes.includes(rows) || !canLead(feeds)) return run(feeds, deadline - now())
+    const parts: Tensor[][] = []
+    for (let at = 0; at < rows; ) {
+      const size = batchSizes.findLast((most) => most <= rows - at)!
+      const left = deadline - now()
+      if (left <= 0) throw new RunDeadlineError(`The deadline passed after ${at} of ${rows} rows.`)
+      const outputs = await run(sliceRows(feeds, at, size), left)
+      if (!areRows(outputs, size)) throw new ModelError('An output does not follow the rows.')
+      parts.push(outputs)
+      at += size
+    }
+    return joinFeeds(parts)
+  }
+}
+
+/** Takes some of the rows of feeds. */
+function sliceRows(feeds: readonly Tensor[], at: number, rows: number): Tensor[] {
+  return feeds.map((tensor) => {
+    const size = rowBytes(tensor)!
+    const data = tensor.data.subarray(at * size, (at + rows) * size)
+    return { ...tensor, shape: [rows, ...tensor.shape.slice(1)], data }
+  })
 }
 
 const rowsOf = ({ feeds }: { feeds: readonly Tensor[] }) => feeds[0]?.shape[0] ?? 1
+
+/** Tells whether outputs are rows that others can be put after, as many as were asked for. */
+const areRows = (outputs: readonly Tensor[], rows: number) =>
+  outputs.every((tensor) => tensor.shape[0] === rows && rowBytes(tensor) !== null)
 
 /** Tells whether feeds have rows that others can be put after: one number of them in the first dimension of each. */
 function canLead(feeds: readonly Tensor[]): boolean {
@@ -159,11 +190,8 @@ export function joinFeeds(sets: readonly (readonly Tensor[])[]): Tensor[] {
 /** Gives each job its rows of the outputs. Throws when an output does not follow the rows. */
 function split<T>(outputs: Tensor[], group: readonly QueuedRun<T>[]): Tensor[][] {
   const total = group.reduce((sum, job) => sum + rowsOf(job), 0)
-  const sizes = outputs.map((tensor) => {
-    const size = rowBytes(tensor)
-    if (tensor.shape[0] !== total || size === null) throw new Error('An output does not follow the batch.')
-    return size
-  })
+  if (!areRows(outputs, total)) throw new ModelError('An output does not follow the rows.')
+  const sizes = outputs.map((tensor) => rowBytes(tensor)!)
   let row = 0
   return group.map((job) => {
     const rows = rowsOf(job)

@@ -83,7 +83,7 @@ describe('tryModel', () => {
     ['a length nobody can try in full', graphs.freeLength(), 'unchecked_input'],
   ])('attack: a model with %s is tolerant and runs one job at a time', async (_, graph, reason) => {
     const { findings, ...found } = await trial(graph)
-    expect(found).toEqual({ class: 'tolerant', batch: 'single', batchSizes: [1] })
+    expect(found).toEqual({ class: 'tolerant', batch: 'single', batchSizes: [] })
     expect(findings[0]?.reason).toBe(reason)
   })
 
@@ -100,8 +100,9 @@ describe('tryModel', () => {
     expect(batchSizes).toEqual([1, 2, 3, 4, 8])
   })
 
-  test('behavior: with one row to a run there is nothing to share', async () => {
-    expect(await trial(graphs.mlp(8, 4), { maxBatch: 1 })).toEqual({ ...exact(1), batch: 'single' })
+  test('behavior: where a run has one row, rows are still tried together', async () => {
+    expect(await trial(graphs.mlp(8, 4), { maxBatch: 1 })).toEqual(exact(1))
+    expect(await trial(graphs.attention(16, 32), { maxBatch: 1 })).toMatchObject({ class: 'tolerant', batchSizes: [] })
   })
 
   test('attack: threads that change bits cost the class, rows that do not may still share runs', async () => {

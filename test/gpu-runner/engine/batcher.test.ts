@@ -78,9 +78,7 @@ describe('Batcher', () => {
             expect(valuesOf(opened.outputOf(tag))).toEqual(valuesOf(rows(values, { width })))
             expect(opened.outputOf(tag).shape).toEqual([values.length, width])
           }
-          // A job of its own may have any number of rows: that is how its buyer sent it.
-          const alone = new Set(jobs.map(({ values }) => values.length))
-          for (const size of opened.sizes) expect(batchSizes.includes(size) || alone.has(size)).toBe(true)
+          for (const size of opened.sizes) expect(batchSizes).toContain(size)
           expect(opened.most()).toBeLessThanOrEqual(parallel)
         },
       ),
@@ -92,6 +90,38 @@ describe('Batcher', () => {
     for (let tag = 0; tag < 27; tag++) batcher.push({ tag, feeds: [rows([tag])], deadline: 1 })
     await settled(27)
     expect(sizes).toEqual([16, 4, 4, 1, 1, 1])
+  })
+
+  test('invariant: a job of more rows than were tried runs in parts, and comes back whole', async () => {
+    const { batcher, sizes, settled, outputOf } = open({ batchSizes: [1, 2, 3, 4, 8] })
+    const values = Array.from({ length: 15 }, (_, index) => index)
+    batcher.push({ tag: 0, feeds: [rows(values, { width: 3 })], deadline: 1 })
+    await settled(1)
+    expect(sizes).toEqual([8, 4, 3])
+    expect([outputOf(0).shape, valuesOf(outputOf(0))]).toEqual([[15, 3], valuesOf(rows(values, { width: 3 }))])
+  })
+
+  test('behavior: where jobs may not share a run, each runs as it was sent', async () => {
+    const { batcher, sizes, settled } = open({ batchSizes: [] })
+    for (const [tag, count] of [1, 100, 7].entries())
+      batcher.push({ tag, feeds: [rows(Array(count).fill(0))], deadline: 1 })
+    await settled(3)
+    expect(sizes).toEqual([1, 100, 7])
+  })
+
+  test('behavior: a job in parts stops at its deadline', async () => {
+    let now = 0
+    const { batcher, settled, results } = open({
+      batchSizes: [1, 2],
+      now: () => now,
+      run: async (feeds) => {
+        now += 10
+        return feeds
+      },
+    })
+    batcher.push({ tag: 0, feeds: [rows(Array(9).fill(0))], deadline: 25 })
+    await settled(1)
+    expect(results.get(0)).toMatchObject({ error: { name: 'RunDeadlineError', message: /after 6 of 9 rows/ } })
   })
 
   test('behavior: shapes that cannot be joined run apart, in the order they came', async () => {

@@ -29,7 +29,7 @@ export type LinkResult = (JobAnswer & { frame?: Uint8Array }) | JobRefusal
 export type LinkDeps = {
   url: string
   authorization: () => Promise<object>
-  hello: () => { models: string[]; capacity: number }
+  hello: () => { models: string[]; warm?: string[]; capacity: number }
   load: () => { queued: number; capacity: number }
   /** Takes the jobs of one message and gives each result to `reply`; must not throw. */
   handle: (requests: JobRequest[], reply: (result: LinkResult) => void) => void

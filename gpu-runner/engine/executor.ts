@@ -143,7 +143,7 @@ class ExecutorPool implements Executor {
 
   warm(): string[] {
     const workers = this.#current ? [this.#current, ...this.#idle] : this.#idle
-    return [...new Set(workers.flatMap(({ resident }) => resident.digests))]
+    return [...new Set(workers.flatMap(({ process, resident }) => (process.gone() ? [] : resident.digests)))]
   }
 
   pid(): number | undefined {

@@ -62,6 +62,10 @@ const Config = z.object({
   ASSAY_SETTLE_LEAD_SECONDS: z.coerce.number().int().min(60).max(43_200).default(3_600),
   /** Claims wait while gas costs more than this many hundredths of its usual price. */
   ASSAY_SETTLE_DEAR_PERCENT: z.coerce.bigint().min(100n).default(200n),
+  /** How long answers are kept for buyers who ask again, in seconds; receipts are kept until their terms can be claimed no more. */
+  ASSAY_ANSWERS_KEPT_SECONDS: z.coerce.number().int().min(600).default(86_400),
+  /** Most bytes of the journal on disk; past it jobs are refused as on a full disk. Unset, the disk decides. */
+  ASSAY_JOURNAL_BYTES: z.coerce.number().int().min(1_048_576).optional(),
   ASSAY_CONTROL_PORT: z.coerce.number().int().min(0).max(65_535).default(0),
 })
 

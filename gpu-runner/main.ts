@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto'
 import { mkdirSync, readFileSync } from 'node:fs'
-import { createServer } from 'node:http'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
@@ -16,6 +15,8 @@ import { generateHpkeKeyPair } from '../protocol/hpke.ts'
 import { connectDigest, successionDigest } from '../protocol/registration.ts'
 import { connectChain } from './chain.ts'
 import { readConfig, settlementPolicyOf } from './config.ts'
+import { createControl, readinessOf } from './control.ts'
+import { Earnings } from './earnings.ts'
 import { createExecutor, ModelError } from './engine/executor.ts'
 import { checkListing, fetchModel, type ModelJson, ModelRefusedError } from './engine/models.ts'
 import { openProbe, type Probe } from './engine/probe.ts'
@@ -23,6 +24,8 @@ import { tryProvider } from './engine/tryProvider.ts'
 import { openJournal } from './journal.ts'
 import { type Link, openLink } from './link.ts'
 import { createLog } from './log.ts'
+import { createMeter } from './meter.ts'
+import { createMetrics } from './metrics.ts'
 import { answerOf } from './recorder.ts'
 import { registerRunner } from './register.ts'
 import { envelopeOpener, JobService } from './service.ts'
@@ -73,7 +76,11 @@ const chain = connectChain({
 // The keys exist in this process's memory and nowhere else; a restart is another runner.
 const signer = createRunnerSigner(new Uint8Array(randomBytes(32)))
 const hpke = await generateHpkeKeyPair()
-const journal = openJournal(join(config.ASSAY_STATE, 'journal.sqlite'))
+const journal = openJournal(join(config.ASSAY_STATE, 'journal.sqlite'), {
+  ...(config.ASSAY_JOURNAL_BYTES ? { maxBytes: config.ASSAY_JOURNAL_BYTES } : {}),
+})
+const metrics = createMetrics()
+const earnings = new Earnings(journal, now)
 const predecessors = journal.runners()
 const environment: Record<string, string> = config.ASSAY_LIBRARY_PATH
   ? { LD_LIBRARY_PATH: config.ASSAY_LIBRARY_PATH }
@@ -126,12 +133,14 @@ const service = new JobService({
   journal,
   chain,
   log,
+  meter: createMeter(metrics),
   now,
   parallel: executors,
   capacity: config.ASSAY_CAPACITY,
 })
 let workload: Hex = toHex(new Uint8Array(32))
 let validUntil = 0
+let attestedAt = 0
 const tee = await chooseTee()
 
 async function agreedVerdict(claim: RegistrationClaim, nonceBlock: bigint): Promise<AgreedVerdict> {
@@ -175,6 +184,7 @@ async function attest(): Promise<void> {
     },
   })
   ;({ workload, validUntil } = registered)
+  attestedAt = now()
   log('attested', { signer: signer.address, validUntil })
 }
 await attest()
@@ -274,7 +284,12 @@ links.push(
         signature: toHex(await signer.sign(connectDigest(domain, { runner: signer.address, at }))),
       }
     },
-    hello: () => ({ models: service.models, capacity: config.ASSAY_CAPACITY }),
+    // A runner that drains offers nothing, so nobody is sent to it.
+    hello: () => {
+      const models = service.draining ? [] : service.models
+      const warm = executor.warm()
+      return { models, warm: models.filter((digest) => warm.includes(digest)), capacity: config.ASSAY_CAPACITY }
+    },
     load: () => ({ queued: service.inFlight, capacity: config.ASSAY_CAPACITY }),
     handle: (requests, reply) => service.handleAll(requests, reply),
     log,
@@ -330,41 +345,80 @@ const settler = new Settler({
   chain,
   signer,
   domain,
-  noteSettled: service.noteSettled.bind(service),
+  noteSettled: (channel, buyer, settled) => {
+    service.noteSettled(channel, buyer, settled)
+    earnings.noteSettled(channel, settled)
+  },
   policy: settlementPolicyOf(config),
   registrationEnd: () => validUntil,
   now,
   log,
 })
 
-const control = createServer(async (request, response) => {
-  const send = (status: number, body: object) => {
-    response.writeHead(status, { 'content-type': 'application/json' })
-    response.end(JSON.stringify(body))
-  }
-  try {
-    if (request.method === 'POST' && request.url === '/settle') return send(200, await settler.settle())
-    if (request.method === 'POST' && request.url === '/models') {
-      refusedModels.clear()
-      await admitModels()
-      return send(200, { models: service.models })
-    }
-    if (request.method === 'GET' && request.url === '/status') {
-      return send(200, {
-        state: 'ready',
-        signer: signer.address,
-        connected: links[0]!.connected(),
-        models: service.models,
-        inFlight: service.inFlight,
-        validUntil,
-        executor: executor.pid() ?? null,
-      })
-    }
-    send(404, { error: 'not found' })
-  } catch (error) {
-    log('control_failed', { message: error instanceof Error ? error.message : 'unknown' })
-    send(500, { error: error instanceof Error ? error.message : 'unknown' })
-  }
+metrics.gauge('assay_jobs_in_flight', 'Jobs accepted and not yet answered.', () => service.inFlight)
+metrics.gauge('assay_queue_depth', 'Jobs waiting for the engine.', () => service.waiting)
+metrics.gauge('assay_capacity', 'Jobs taken on at once.', () => config.ASSAY_CAPACITY)
+metrics.gauge('assay_models', 'Models served.', () => service.models.length)
+metrics.gauge('assay_link_up', '1 while connected to the edge.', () => (links[0]?.connected() ? 1 : 0))
+metrics.gauge('assay_attestation_age_seconds', 'Time since the last attestation.', () =>
+  Math.floor((now() - attestedAt) / 1000),
+)
+metrics.gauge(
+  'assay_attestation_valid_until_seconds',
+  'When the attestation runs out, in unix seconds.',
+  () => validUntil,
+)
+metrics.gauge(
+  'assay_claimable_amount',
+  'Earned and not yet paid by the chain, in the smallest unit.',
+  () => earnings.read().claimable,
+)
+metrics.gauge(
+  'assay_settled_amount',
+  'Paid by the chain as last read, in the smallest unit.',
+  () => earnings.read().settled,
+)
+metrics.gauge('process_resident_memory_bytes', 'Resident memory of the control process.', () =>
+  process.memoryUsage.rss(),
+)
+
+const readiness = () =>
+  readinessOf({
+    draining: service.draining,
+    connected: links[0]!.connected(),
+    models: service.models.length,
+    validUntil,
+    now: now() / 1000,
+    journalFailing: service.journalFailing,
+  })
+
+function drain(): { inFlight: number } {
+  log('draining', { inFlight: service.inFlight })
+  void service.drain().then(() => log('drained'))
+  links[0]!.sayHello()
+  return { inFlight: service.inFlight }
+}
+
+const control = createControl({
+  status: () => ({
+    state: service.draining ? 'draining' : 'ready',
+    signer: signer.address,
+    connected: links[0]!.connected(),
+    models: service.models,
+    inFlight: service.inFlight,
+    validUntil,
+    executor: executor.pid() ?? null,
+  }),
+  readiness,
+  metrics: metrics.text,
+  settle: () => settler.settle(),
+  async admit() {
+    refusedModels.clear()
+    await admitModels()
+    return { models: service.models }
+  },
+  drain,
+  log,
 })
 await new Promise<void>((resolve) => control.listen(config.ASSAY_CONTROL_PORT, '127.0.0.1', resolve))
 const address = control.address()
@@ -374,7 +428,7 @@ const stopping = new AbortController()
 const stop = async () => {
   if (stopping.signal.aborted) return
   stopping.abort()
-  log('draining', { inFlight: service.inFlight })
+  drain()
   await service.drain()
   // Answers just resolved leave on the next turn of the loop.
   await sleep(20)
@@ -392,20 +446,38 @@ const stop = async () => {
 process.on('SIGTERM', () => void stop())
 process.on('SIGINT', () => void stop())
 
+/** How often what nobody can ask for or claim any more is let go, in milliseconds. */
+const pruneMs = 600_000
+
+/** How long after the end of their terms receipts are kept, in seconds: a claim has a day to reach the chain, and as long again for doubt. */
+const claimableSeconds = 2 * 86_400
+
 /** How often the edge is told what the journal adds up to, in milliseconds. */
 const totalsMs = 900_000
+
+/** How often at most the edge is told which models are in memory: it writes that down each time, in milliseconds. */
+const warmSayMs = 60_000
 
 /** A renewal costs gas, so one that failed is tried again only after this long. */
 const attestRetryMs = 600_000
 
 // New listings are picked up, and the registration renewed well before it runs out, with the same keys and a fresh nonce.
 let totalsAt = now()
+let prunedAt = now()
 let attestAt = 0
+let warmSaid = executor.warm().sort().join()
+let warmSaidAt = now()
 while (!stopping.signal.aborted) {
   await sleep(2_000, undefined, { signal: stopping.signal }).catch(() => {})
   if (stopping.signal.aborted) break
   try {
     await admitModels()
+    const warm = executor.warm().sort().join()
+    if (warm !== warmSaid && now() - warmSaidAt > warmSayMs) {
+      warmSaid = warm
+      warmSaidAt = now()
+      links[0]!.sayHello()
+    }
     if (validUntil - now() / 1000 < 6 * 3600 && now() >= attestAt) {
       attestAt = now() + attestRetryMs
       await attest()
@@ -417,6 +489,17 @@ while (!stopping.signal.aborted) {
     await settler.look()
   } catch (error) {
     log('settle_failed', { message: error instanceof Error ? error.message : 'unknown' })
+  }
+  try {
+    if (now() - prunedAt > pruneMs) {
+      prunedAt = now()
+      const seconds = Math.floor(now() / 1000)
+      const termsBefore = seconds - claimableSeconds
+      service.prune(termsBefore)
+      await journal.prune({ answersBefore: seconds - config.ASSAY_ANSWERS_KEPT_SECONDS, termsBefore })
+    }
+  } catch (error) {
+    log('prune_failed', { message: error instanceof Error ? error.message : 'unknown' })
   }
   try {
     if (now() >= totalsAt) {

@@ -9,6 +9,7 @@ import type { Signer } from '../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import type { Channel } from './channels.ts'
 import type { Journal, JournalEntry } from './journal.ts'
+import type { Meter } from './meter.ts'
 import type { NativeEnvelope } from './nativeEnvelope.ts'
 
 /** Holds an answer as it was journalled: `frame` is its frame with ticket 0. */
@@ -30,13 +31,13 @@ export type AcceptedJob = {
 /** Tells how a job ended. */
 export type Outcome = { job: AcceptedJob; status: number; outputs: Tensor[]; error?: string }
 
-/** Holds what a recorder needs; clock in milliseconds. `recorded` hears of each batch on disk, with how long signing and journalling took, in milliseconds. */
+/** Holds what a recorder needs; clock in milliseconds. */
 export type RecorderDeps = {
   domain: Domain
   signer: Signer
   journal: Journal
   now: () => number
-  recorded?: (batch: { jobs: number; signMs: number; journalMs: number }) => void
+  meter?: Pick<Meter, 'sealed' | 'recorded'>
 }
 
 type Sealed = { outcome: Outcome; detail: Detail; receipt: Receipt; answer: Uint8Array }
@@ -59,6 +60,7 @@ export class Recorder {
 
   /** Takes the outcomes of a run; never throws. */
   push(outcomes: readonly Outcome[]): void {
+    const started = performance.now()
     for (const outcome of outcomes) {
       try {
         this.#queue.push(seal(outcome))
@@ -66,6 +68,7 @@ export class Recorder {
         outcome.job.failed(error as Error)
       }
     }
+    this.#deps.meter?.sealed(performance.now() - started)
     if (!this.#busy) void this.#drain()
   }
 
@@ -76,7 +79,7 @@ export class Recorder {
   }
 
   async #record(batch: Sealed[]): Promise<void> {
-    const { domain, signer, journal, now, recorded } = this.#deps
+    const { domain, signer, journal, now, meter } = this.#deps
     const started = performance.now()
     const totals = addUp(batch, BigInt(Math.floor(now() / 1000)))
     try {
@@ -90,7 +93,7 @@ export class Recorder {
       )
       // Nothing reads a running total between the batch before and here, so it is raised only once it is on disk.
       for (const [channel, total] of totals) channel.cumulative = total
-      recorded?.({ jobs: batch.length, signMs: signed - started, journalMs: performance.now() - signed })
+      meter?.recorded({ jobs: batch.length, signMs: signed - started, journalMs: performance.now() - signed })
       for (const [index, { outcome }] of batch.entries()) outcome.job.done(answerOf(entries[index]!))
     } catch (error) {
       for (const { outcome } of batch) outcome.job.failed(error as Error)

@@ -19,6 +19,7 @@ import { Funds, type FundsReader } from './funds.ts'
 import { type Journal, JournalError } from './journal.ts'
 import type { LinkResult } from './link.ts'
 import type { Log } from './log.ts'
+import type { Meter } from './meter.ts'
 import { createNativeEnvelope, type NativeEnvelope } from './nativeEnvelope.ts'
 import { type AcceptedJob, answerOf, type Outcome, Recorder } from './recorder.ts'
 import { createRecoverer } from './signer.ts'
@@ -30,7 +31,7 @@ export type ServedModel = {
   listing: Listing
   fixed: Tensor[]
   execution: Execution
-  /** The numbers of rows at which jobs may share a run, ascending. */
+  /** The numbers of rows a run may have, ascending; none where each job runs as it was sent. */
   batchSizes: readonly number[]
   run: (feeds: Tensor[], deadlineMs: number) => Promise<Tensor[]>
 }
@@ -70,6 +71,7 @@ export type ServiceDeps = {
   journal: Journal
   chain: ChainReader
   log: Log
+  meter?: Meter
   now: () => number
   /** How many runs of a model may be under way at a time; 1 unless told. */
   parallel?: number
@@ -97,15 +99,15 @@ export class JobService {
 
   constructor(deps: ServiceDeps) {
     this.#deps = deps
-    const { domain, signer, journal, chain, now } = deps
+    const { domain, signer, journal, chain, now, meter } = deps
     this.#funds = new Funds(chain, now)
-    this.#recorder = new Recorder({ domain, signer, journal, now })
+    this.#recorder = new Recorder({ domain, signer, journal, now, ...(meter ? { meter } : {}) })
   }
 
   /** Starts serving a model. */
   serve(model: ServedModel): void {
     const batcher = new Batcher<AcceptedJob>({
-      run: model.run,
+      run: this.#metered(model.run),
       // Not waited for: the engine takes the next jobs while the disk takes these.
       finish: async (results) => this.#recorder.push(results.map(({ tag, result }) => outcomeOf(tag, result))),
       batchSizes: model.batchSizes,
@@ -113,6 +115,19 @@ export class JobService {
       now: this.#deps.now,
     })
     this.#models.set(model.digest, { model, batcher, execution: executionDigest(model.execution) })
+  }
+
+  #metered(run: ServedModel['run']): ServedModel['run'] {
+    const { meter } = this.#deps
+    if (!meter) return run
+    return async (feeds, deadlineMs) => {
+      const started = performance.now()
+      try {
+        return await run(feeds, deadlineMs)
+      } finally {
+        meter.ran(feeds[0]?.shape[0] ?? 1, performance.now() - started)
+      }
+    }
   }
 
   /** Lists the digests served. */
@@ -123,6 +138,23 @@ export class JobService {
   /** Counts the jobs accepted and not yet answered. */
   get inFlight(): number {
     return this.#inFlight
+  }
+
+  /** Counts the jobs waiting for the engine. */
+  get waiting(): number {
+    let sum = 0
+    for (const { batcher } of this.#models.values()) sum += batcher.waiting
+    return sum
+  }
+
+  /** Tells whether no new job is taken. */
+  get draining(): boolean {
+    return this.#draining
+  }
+
+  /** Tells whether the journal refused the last batch, not long ago. */
+  get journalFailing(): boolean {
+    return this.#deps.now() - this.#journalFailedAt < journalRestMs
   }
 
   /** Takes no new job from now on and waits for those accepted. */
@@ -151,9 +183,9 @@ export class JobService {
       this.#deps.log('job_failed', { message: error instanceof Error ? error.message : 'unknown' })
       finished = refusal('job_lost', 'The runner could not finish the job; nothing was charged.')
     }
-    return 'answer' in finished
-      ? { ticket: request.ticket, ...finished.answer }
-      : { ticket: request.ticket, ...finished.refusal }
+    if ('answer' in finished) return { ticket: request.ticket, ...finished.answer }
+    this.#deps.meter?.refused(finished.refusal.reason)
+    return { ticket: request.ticket, ...finished.refusal }
   }
 
   async #accept(request: JobRequest): Promise<Finished> {
@@ -192,11 +224,10 @@ export class JobService {
 
   /** Refuses any new job while there is no room, no way to record it, or no tomorrow; null otherwise. */
   #refuseAll(): Finished | null {
-    const { now, capacity } = this.#deps
+    const { capacity } = this.#deps
     if (this.#draining) return refusal('draining', 'The runner is shutting down; ask another.')
     if (this.#inFlight >= capacity) return refusal('at_capacity', `The runner has ${this.#inFlight} jobs in hand.`)
-    if (now() - this.#journalFailedAt < journalRestMs)
-      return refusal('at_capacity', 'The runner cannot record jobs at the moment; ask another.')
+    if (this.journalFailing) return refusal('at_capacity', 'The runner cannot record jobs at the moment; ask another.')
     return null
   }
 
@@ -226,6 +257,7 @@ export class JobService {
     }
 
     this.#unproven.delete(keyOf(channel.id))
+    const begun = performance.now()
     const finished = new Promise<Finished>((resolve) => {
       const end = (result: Finished) => {
         this.#end(channel, job, bodyHash, result)
@@ -238,7 +270,10 @@ export class JobService {
         envelope,
         input: noCommitment,
         execution: served.execution,
-        done: (answer) => end({ answer }),
+        done: (answer) => {
+          this.#deps.meter?.answered(answer.receipt.status, performance.now() - begun)
+          end({ answer })
+        },
         failed: (error) => {
           this.#deps.log('job_failed', { message: error.message })
           if (error instanceof JournalError) this.#journalFailedAt = this.#deps.now()
@@ -361,6 +396,16 @@ export class JobService {
       if (this.#unproven.size <= maxUnproven) return
       this.#unproven.delete(key)
       this.#channels.delete(key)
+    }
+  }
+
+  /** Forgets channels whose terms ended before `termsBefore`, in unix seconds: they can neither be worked in nor claimed any more. */
+  prune(termsBefore: number): void {
+    for (const [key, channel] of this.#channels) {
+      if (channel.terms.expiresAt >= BigInt(termsBefore) || channel.running.size > 0) continue
+      this.#channels.delete(key)
+      this.#unproven.delete(key)
+      this.#funds.forget(channel.hex)
     }
   }
 

@@ -6,6 +6,7 @@ interface Vm {
     function addr(uint256 key) external pure returns (address);
     function chainId(uint256 id) external;
     function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
+    function expectCall(address callee, bytes calldata data, uint64 count) external;
     function etch(address target, bytes calldata code) external;
     /// @dev What `block.timestamp` should say after `warp`; the optimizer takes the opcode for a constant within one function.
     function getBlockTimestamp() external view returns (uint256);

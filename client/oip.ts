@@ -63,7 +63,7 @@ export type OipAsk = {
   version?: string
   id?: string
   parameters?: OipParameters
-  /** Sends and asks for raw tensors (the default), or for JSON, which servers without the binary extension need. */
+  /** Sends and asks for raw tensors, or for JSON. Unless given, raw where the server says that it takes them. */
   binary?: boolean
   signal?: AbortSignal
 }
@@ -118,16 +118,27 @@ export function createOipClient({
     await response.body?.cancel()
     return response.ok
   }
+  let takesBinary: Promise<boolean> | undefined
+  /** Asks once whether the server has the extension; one that does not say is spoken to in JSON, which all understand. */
+  const formOf = (): Promise<boolean> => {
+    takesBinary ??= read<OipServer>('').then(({ extensions }) => extensions?.includes('binary_tensor_data') ?? false)
+    return takesBinary.catch(() => {
+      takesBinary = undefined
+      return false
+    })
+  }
   return {
     server: () => read(''),
     live: () => says('/health/live'),
     ready: () => says('/health/ready'),
     model: (name, version) => read(modelPath(name, version)),
     modelReady: (name, version) => says(`${modelPath(name, version)}/ready`),
-    async infer(name, { inputs, outputs, version, binary = true, signal, ...rest }) {
+    async infer(name, { inputs, outputs, version, binary: asked, signal, ...rest }) {
+      const tensors = inputs.map(toTensor)
+      const binary = asked ?? (await formOf())
       const { bytes, headerLength } = writeInferRequest({
         ...rest,
-        inputs: inputs.map(toTensor),
+        inputs: tensors,
         ...(outputs ? { outputs: outputs.map((each) => ({ name: each, binary })) } : {}),
         binary,
       })
@@ -156,9 +167,11 @@ export function createOipClient({
 
 async function accepted(response: Response): Promise<Response> {
   if (response.ok) return response
-  const { error } = ((await response.json().catch(() => null)) ?? {}) as { error?: unknown }
-  const words = typeof error === 'string' ? error : `The server answered ${response.status}.`
-  throw new OipError(response.status, words, response.headers)
+  const { error, detail } = ((await response.json().catch(() => null)) ?? {}) as { error?: unknown; detail?: unknown }
+  // Servers built on FastAPI say `detail` where the protocol says `error`, and not always as text.
+  const said = error ?? detail
+  const words = typeof said === 'string' ? said : said === undefined ? '' : JSON.stringify(said).slice(0, 500)
+  throw new OipError(response.status, words || `The server answered ${response.status}.`, response.headers)
 }
 
 /** Names the datatype a typed array holds; by its tag, since an array may come from another realm. */

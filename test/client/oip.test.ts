@@ -44,7 +44,7 @@ describe('createOipClient', () => {
       { name: 'h', shape: [1], datatype: 'FP16' as const, data: Uint16Array.of(0x3c00) },
       { name: 's', shape: [2], data: ['é', ''] },
     ]
-    await client.infer('owner/m', { id: '9', inputs, outputs: ['y'], version: '1 a' })
+    await client.infer('owner/m', { id: '9', inputs, outputs: ['y'], version: '1 a', binary: true })
     const [request] = asked
     expect(request!.url).toBe('http://triton.test/v2/models/owner%2Fm/versions/1%20a/infer')
     expect(request!.headers.get('authorization')).toBe('Bearer t')
@@ -100,7 +100,7 @@ describe('createOipClient', () => {
     const { client } = against(
       () => new Response(raw, { headers: { 'inference-header-content-length': String(header.length), 'x-own': '1' } }),
     )
-    const answer = await client.infer('m', { inputs: [] })
+    const answer = await client.infer('m', { inputs: [], binary: true })
     expect(answer).toMatchObject({ modelName: 'm', modelVersion: '3' })
     expect(answer.headers.get('x-own')).toBe('1')
     expect(answer.output('flag').data).toEqual(Uint8Array.of(1))
@@ -111,6 +111,37 @@ describe('createOipClient', () => {
     expect(() => answer.output('none')).toThrow(TensorError)
   })
 
+  test('behavior: raw tensors where the server says it takes them, asked once; JSON where it does not say', async () => {
+    const input = { name: 'x', shape: [1], data: Float32Array.of(1) }
+    for (const [extensions, binary] of [
+      [['binary_tensor_data'], true],
+      [[], false],
+      [undefined, false],
+    ] as const) {
+      const { client, asked } = against(({ url }) =>
+        url.endsWith('/v2') ? json({ name: 's', extensions }) : json({ model_name: 'm', outputs: [] }),
+      )
+      await client.infer('m', { inputs: [input] })
+      await client.infer('m', { inputs: [input] })
+      expect(asked.filter(({ method }) => method === 'GET')).toHaveLength(1)
+      const posted = asked.filter(({ method }) => method === 'POST')
+      expect(posted.map(({ headers }) => headers.has('inference-header-content-length'))).toEqual([binary, binary])
+    }
+    let down = true
+    const { client, asked } = against(({ url }) =>
+      url.endsWith('/v2')
+        ? down
+          ? new Response('', { status: 503 })
+          : json({ extensions: ['binary_tensor_data'] })
+        : json({ model_name: 'm', outputs: [] }),
+    )
+    await client.infer('m', { inputs: [input] })
+    down = false
+    await client.infer('m', { inputs: [input] })
+    const posted = asked.filter(({ method }) => method === 'POST')
+    expect(posted.map(({ headers }) => headers.has('inference-header-content-length'))).toEqual([false, true])
+  })
+
   test('refusal: what a server says no to keeps its words, and what it says wrongly is named', async () => {
     const no = against(() => Response.json({ error: 'unknown model' }, { status: 404 }))
     await expect(no.client.infer('m', { inputs: [] })).rejects.toMatchObject({
@@ -119,6 +150,8 @@ describe('createOipClient', () => {
       message: 'unknown model',
     })
     expect(await no.client.ready()).toBe(false)
+    const fastApi = against(() => Response.json({ detail: [{ type: 'missing', loc: ['body'] }] }, { status: 422 }))
+    await expect(fastApi.client.infer('m', { inputs: [] })).rejects.toThrow('"missing"')
     const gateway = against(() => new Response('<html>', { status: 502 }))
     await expect(gateway.client.model('m')).rejects.toBeInstanceOf(OipError)
     const cut = against(() => new Response('{}', { headers: { 'inference-header-content-length': '90' } }))

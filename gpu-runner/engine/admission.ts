@@ -50,46 +50,70 @@ type Row = { feeds: Tensor[]; kind: RowKind; outputs: Tensor[] }
 
 /** Finds out by running it how a model may be run: rows of adversarial content alone, again, under other numbers of threads, and together with other rows at every number of rows that a run may have. Whatever was not checked is not promised. Throws what `run` throws, but for ModelError. */
 export async function tryModel(deps: TrialDeps): Promise<Trial> {
-  const findings: Finding[] = []
-  let batchSizes: number[] = []
-  try {
-    const unchecked = uncheckable(deps.manifest)
-    if (unchecked) findings.push({ reason: 'unchecked_input', detail: unchecked })
-    else {
-      const make = await rowMaker(deps)
-      const repeats = await tryAlone(await createPool(make, 0).take(rowKinds.length), deps, findings)
-      if (repeats && canJoin(deps.manifest)) batchSizes = await tryTogether(make, deps, findings)
+  const unchecked = uncheckable(deps.manifest)
+  if (unchecked) return verdictOf([], [{ reason: 'unchecked_input', detail: unchecked }])
+  const whole = deps.manifest.inputs.some(({ datatype }) => /INT/.test(datatype))
+  let complaint = ''
+  for (const bound of whole ? bounds : [0n]) {
+    try {
+      return await tryWithin(bound, deps)
+    } catch (error) {
+      if (!(error instanceof ModelError)) throw error
+      complaint = error.message
     }
-  } catch (error) {
-    if (!(error instanceof ModelError)) throw error
-    findings.push({ reason: 'refuses_trial', detail: error.message })
   }
-  return {
-    class: findings.length === 0 ? 'exact' : 'tolerant',
-    batch: batchSizes.length > 0 ? 'free' : 'single',
-    batchSizes,
-    findings,
-  }
+  return verdictOf([], [{ reason: 'refuses_trial', detail: complaint }])
 }
+
+/** Tries a model with whole numbers below a bound. Throws ModelError when it does not take them all. */
+async function tryWithin(bound: bigint, deps: TrialDeps): Promise<Trial> {
+  const { manifest, run, random, now, budgetMs = 20_000 } = deps
+  const make: MakeRow = async (kind) => {
+    const feeds = trialRow(manifest.inputs, { kind, bound, random })
+    return { feeds, kind, outputs: await run(feeds) }
+  }
+  const findings: Finding[] = []
+  const started = now()
+  const repeats = await tryAlone(make, deps, { until: started + budgetMs / 4, findings })
+  if (!repeats || !canJoin(manifest)) return verdictOf([], findings)
+  return verdictOf(await tryTogether(make, deps, { until: started + budgetMs, findings }), findings)
+}
+
+const verdictOf = (batchSizes: number[], findings: Finding[]): Trial => ({
+  class: findings.length === 0 ? 'exact' : 'tolerant',
+  batch: batchSizes.length > 0 ? 'free' : 'single',
+  batchSizes,
+  findings,
+})
 
 const canJoin = ({ inputs, outputs }: TrialDeps['manifest']) =>
   [...inputs, ...outputs].every(({ shape }) => shape[0] === -1)
 
-/** Runs rows alone once more, and under each other number of threads. Tells whether they gave the same bits under the same number. */
-async function tryAlone(rows: readonly Row[], { run, otherThreads }: TrialDeps, findings: Finding[]) {
-  const changed = await findChange(rows, run)
-  if (changed) findings.push({ reason: 'not_repeatable', detail: `A ${changed} row gave other bits the second time.` })
-  for (const [threads, other] of otherThreads) {
-    const kind = await findChange(rows, other)
-    if (kind) findings.push({ reason: 'threads_change_bits', detail: `A ${kind} row, under ${threads} threads.` })
+type Bounds = { until: number; findings: Finding[] }
+
+/** Runs rows alone once more, and under each other number of threads, as often as the time allows. Tells whether they gave the same bits under the same number. */
+async function tryAlone(make: MakeRow, { run, otherThreads, now }: TrialDeps, { until, findings }: Bounds) {
+  const left = new Map(otherThreads)
+  for (let round = 0; round < rounds && (round === 0 || now() < until); round++) {
+    const rows = await createPool(make, round).take(rowKinds.length)
+    const changed = await findChange(rows, run)
+    if (changed) {
+      findings.push({ reason: 'not_repeatable', detail: `A ${changed} row gave other bits the second time.` })
+      return false
+    }
+    for (const [threads, other] of left) {
+      const kind = await findChange(rows, other)
+      if (!kind) continue
+      findings.push({ reason: 'threads_change_bits', detail: `A ${kind} row, under ${threads} threads.` })
+      left.delete(threads)
+    }
   }
-  return changed === null
+  return true
 }
 
 /** Runs rows together, at as many sizes and as often as the time allows, and gives the sizes at which no row changed: none as soon as one did. */
-async function tryTogether(make: MakeRow, deps: TrialDeps, findings: Finding[]): Promise<number[]> {
-  const { run, maxBatch, now, budgetMs = 20_000 } = deps
-  const until = now() + budgetMs
+async function tryTogether(make: MakeRow, deps: TrialDeps, { until, findings }: Bounds): Promise<number[]> {
+  const { run, maxBatch, now } = deps
   const otherThreads = new Map(deps.otherThreads)
   const clean = new Set([1])
   for (let round = 0; round < rounds; round++) {
@@ -125,28 +149,21 @@ function trialSizes(maxBatch: number): number[] {
 }
 
 /** Names what makes an input impossible to try in full; null when nothing does. */
-function uncheckable({ inputs }: TrialDeps['manifest']): string | null {
+function uncheckable(manifest: TrialDeps['manifest']): string | null {
+  const { inputs } = manifest
   if (inputs.length === 0) return 'The model takes no input.'
   for (const { name, datatype, shape } of inputs) {
     if (datatype === 'BYTES') return `"${name}" takes BYTES, which can hold anything.`
     // Kernels change path with any dimension, so one size that went well says nothing of the next.
     if (shape.slice(1).includes(-1)) return `"${name}" has a free dimension besides the first.`
   }
+  if (inputs.some(({ shape }) => shape[0] === -1) && !canJoin(manifest))
+    return 'The number of rows is free, and not every input and output follows it.'
   return null
 }
 
 /** Makes a row of a kind that the model takes, with its outputs when run alone. */
 type MakeRow = (kind: RowKind) => Promise<Row>
-
-/** Finds out what a model takes. Throws ModelError when it takes nothing that was tried. */
-async function rowMaker({ manifest, run, random }: TrialDeps): Promise<MakeRow> {
-  const make = async (kind: RowKind, bound: bigint): Promise<Row> => {
-    const feeds = trialRow(manifest.inputs, { kind, bound, random })
-    return { feeds, kind, outputs: await run(feeds) }
-  }
-  const bound = await firstBound((candidate) => make('unit', candidate))
-  return (kind) => make(kind, bound)
-}
 
 /** Makes rows as they are needed. Each time they are taken another comes first, so that every kind stands at every place: kernels treat the tail of a batch apart. */
 function createPool(make: MakeRow, round: number): { take(count: number): Promise<Row[]> } {
@@ -159,20 +176,6 @@ function createPool(make: MakeRow, round: number): { take(count: number): Promis
       return Array.from({ length: count }, (_, index) => rows[(start + index) % rows.length]!)
     },
   }
-}
-
-/** Finds the widest range of whole numbers that the model takes. Throws its complaint when there is none. */
-async function firstBound(attempt: (bound: bigint) => Promise<unknown>): Promise<bigint> {
-  let complaint: unknown
-  for (const bound of bounds) {
-    try {
-      await attempt(bound)
-      return bound
-    } catch (error) {
-      complaint = error
-    }
-  }
-  throw complaint
 }
 
 const sameTensors = (a: readonly Tensor[], b: readonly Tensor[]) =>

@@ -93,6 +93,17 @@ export function freeLength(): Uint8Array<ArrayBuffer> {
   })
 }
 
+/** Writes a model that adds all its rows up into one. */
+export function total(width: number): Uint8Array<ArrayBuffer> {
+  return writeModel({
+    name: 'total',
+    inputs: [value('x', 'batch', width)],
+    outputs: [value('y', width)],
+    weights: [],
+    nodes: [{ op: 'ReduceMean', inputs: ['x'], outputs: ['y'], attributes: { axes: [0], keepdims: 0 } }],
+  })
+}
+
 /** Writes a model of two inputs, the second meant to be the publisher's. */
 export function scaled(width: number): Uint8Array<ArrayBuffer> {
   return writeModel({

@@ -244,7 +244,7 @@ export function openJournal(path: string, { maxBytes }: { maxBytes?: number } = 
   const rowOf = (channel: Uint8Array) => selectChannel.get(channel) as Row | undefined
 
   return {
-    commit: (entries, channels) => writer.write(batchWrite(entries, channels)),
+    commit: async (entries, channels) => writer.write(batchWrite(entries, channels)),
     find(channel, job) {
       const lowest = job < placeSpan ? 0n : job - placeSpan
       const key = uint(job, 8)

@@ -1,43 +1,122 @@
+import { once } from 'node:events'
+import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { afterAll, describe, expect, test } from 'vitest'
-import { WebSocketServer } from 'ws'
-import { type Link, openLink } from '../../gpu-runner/link.ts'
+import { afterEach, describe, expect, test } from 'vitest'
+import { type WebSocket, WebSocketServer } from 'ws'
+import { type Link, type LinkDeps, type LinkResult, openLink } from '../../gpu-runner/link.ts'
+import {
+  decodeFrame,
+  encodeJobRequest,
+  type Frame,
+  type JobRequest,
+  joinFrames,
+  splitFrames,
+} from '../../protocol/frames.ts'
+
+const request = (ticket: number): JobRequest => ({
+  ticket,
+  channel: new Uint8Array(32).fill(1),
+  job: BigInt(ticket),
+  context: new Uint8Array(8),
+  deadlineMs: 1_000,
+  body: new Uint8Array(10),
+})
+const refused = (ticket: number): LinkResult => ({ ticket, reason: 'at_capacity', detail: 'Full.' })
 
 describe('openLink', () => {
-  const server = new WebSocketServer({ port: 0, host: '127.0.0.1' })
-  const links: Link[] = []
-  afterAll(() => {
-    for (const link of links) link.close()
-    server.close()
+  const close: (() => void)[] = []
+  afterEach(() => {
+    for (const each of close.splice(0).reverse()) each()
   })
 
-  const told = (word: string) =>
-    new Promise<Record<string, unknown>>((resolve) => {
-      server.once('connection', (socket) => socket.close(4003, word))
-      links.push(
-        openLink({
-          url: `ws://127.0.0.1:${(server.address() as AddressInfo).port}`,
-          authorization: async () => ({}),
-          hello: () => ({ models: [], capacity: 1 }),
-          load: () => ({ queued: 0, capacity: 1 }),
-          handle: () => {},
-          log: (event, fields = {}) => {
-            if (event !== 'link_evicted') return
-            // It would come back at once, and take the next test's connection.
-            links.pop()!.close()
-            resolve(fields)
-          },
-          random: () => 1,
-        }),
-      )
+  /** Stands in for a mailbox; each connection is one element of `sockets`, in order. */
+  async function open(handle: LinkDeps['handle']) {
+    const server = createServer().listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const mailbox = new WebSocketServer({ server })
+    const waiting: ((socket: WebSocket) => void)[] = []
+    const arrived: WebSocket[] = []
+    mailbox.on('connection', (socket) => {
+      const next = waiting.shift()
+      if (next) next(socket)
+      else arrived.push(socket)
     })
+    const link: Link = openLink({
+      url: `ws://127.0.0.1:${(server.address() as AddressInfo).port}`,
+      authorization: async () => ({}),
+      hello: () => ({ models: [], capacity: 8 }),
+      load: () => ({ queued: 2, capacity: 8 }),
+      handle,
+      log: () => {},
+      random: () => 0,
+    })
+    close.push(
+      () => server.close(),
+      () => mailbox.close(),
+      () => link.close(),
+    )
+    return {
+      link,
+      async connection() {
+        const socket = arrived.shift() ?? (await new Promise<WebSocket>((resolve) => waiting.push(resolve)))
+        const frames: Frame[] = []
+        let messages = 0
+        socket.on('message', (data: Buffer) => {
+          messages++
+          frames.push(...splitFrames(new Uint8Array(data)).map(decodeFrame))
+        })
+        const until = async (enough: () => boolean) => {
+          for (let left = 200; !enough(); left--) {
+            if (left === 0) throw new Error('The link said nothing more.')
+            await new Promise((resolve) => setTimeout(resolve, 10))
+          }
+        }
+        return { socket, frames, messages: () => messages, until }
+      },
+    }
+  }
 
-  test('behavior: a runner whose platform fell is told why and what to do', async () => {
-    const word = 'tcb_status: Platform status OutOfDate is not accepted (INTEL-SA-00001).'
-    expect(await told(word)).toEqual({ why: word, whatToDo: expect.stringContaining('Update firmware') })
+  test('behavior: the jobs of a message come together, and their results leave together with one report of the load', async () => {
+    const seen: number[] = []
+    const { connection } = await open((requests, reply) => {
+      seen.push(requests.length)
+      for (const { ticket } of requests) reply(refused(ticket))
+    })
+    const { socket, frames, messages, until } = await connection()
+    await until(() => messages() === 1)
+    socket.send(joinFrames(Array.from({ length: 64 }, (_, ticket) => encodeJobRequest(request(ticket)))))
+    await until(() => messages() === 2)
+    expect(seen).toEqual([64])
+    expect(frames.map(({ type }) => type)).toEqual(['hello', ...Array(64).fill('jobRefusal'), 'load'])
+    expect(frames.at(-1)).toEqual({ type: 'load', queued: 2, capacity: 8 })
   })
 
-  test('behavior: a closing word of another edge still says what to do', async () => {
-    expect(await told('constructor: odd')).toEqual({ why: 'constructor: odd', whatToDo: 'Attest again.' })
+  test('attack: a result never leaves on another connection than its job came in on', async () => {
+    const replies: ((result: LinkResult) => void)[] = []
+    const { connection } = await open((_, reply) => void replies.push(reply))
+    const first = await connection()
+    first.socket.send(joinFrames([encodeJobRequest(request(7))]))
+    await first.until(() => replies.length === 1)
+    first.socket.terminate()
+    const second = await connection()
+    await second.until(() => second.frames.length === 1)
+    replies[0]!(refused(7))
+    second.socket.send(joinFrames([encodeJobRequest(request(7))]))
+    await second.until(() => replies.length === 2)
+    expect(second.frames.map(({ type }) => type)).toEqual(['hello'])
+    replies[1]!(refused(7))
+    await second.until(() => second.frames.length === 3)
+    expect(second.frames[1]).toEqual({ type: 'jobRefusal', ...refused(7) })
+  })
+
+  test('refusal: a frame that cannot be read is refused under its ticket; its neighbours are handled', async () => {
+    const seen: number[] = []
+    const { connection } = await open((requests) => void seen.push(...requests.map(({ ticket }) => ticket)))
+    const { socket, frames, until } = await connection()
+    const broken = encodeJobRequest(request(1)).slice(0, 20)
+    socket.send(joinFrames([encodeJobRequest(request(0)), broken, new Uint8Array([99]), encodeJobRequest(request(2))]))
+    await until(() => frames.some(({ type }) => type === 'jobRefusal'))
+    expect(frames.find(({ type }) => type === 'jobRefusal')).toMatchObject({ ticket: 1, reason: 'bad_frame' })
+    expect(seen).toEqual([0, 2])
   })
 })

@@ -244,6 +244,98 @@ describe('JobService', () => {
     expect(journal.channel(honest.id)?.terms).toEqual(honest.terms)
   })
 
+  /** Hands requests over as those of one message, and gives the results by ticket. */
+  async function together(service: JobService, requests: JobRequest[]): Promise<(JobAnswer | JobRefusal)[]> {
+    const results: (JobAnswer | JobRefusal)[] = []
+    await new Promise<void>((resolve) =>
+      service.handleAll(
+        requests.map((request, ticket) => ({ ...request, ticket })),
+        (result) => {
+          results[result.ticket] = result
+          if (Object.keys(results).length === requests.length) resolve()
+        },
+      ),
+    )
+    return results
+  }
+
+  test('behavior: the jobs of one message are answered, the first opening its channel for those behind it', async () => {
+    const { service, journal } = open()
+    const of = await channel()
+    const requests = await Promise.all([1n, 2n, 3n, 4n].map((job) => ask(of, job)))
+    for (const request of requests.slice(1)) delete request.opening
+    const answers = (await together(service, requests)).map(answered)
+    expect(answers.map(({ receipt }) => receipt.status)).toEqual([0, 0, 0, 0])
+    expect(journal.latest(of.id)?.receipt.cumulative).toBe(40n)
+    expect(journal.channel(of.id)?.voucher?.cumulative).toBe(40n)
+  })
+
+  test('attack: a forged voucher higher than the others refuses its own job and no other', async () => {
+    const { service, journal } = open()
+    const of = await channel()
+    const requests = await Promise.all([ask(of, 1n), ask(of, 2n), ask(of, 3n, { by: stranger, cumulative: 1_000n })])
+    const results = await together(service, requests)
+    expect(results.map(refused)).toEqual(['answered with status 0', 'answered with status 0', 'bad_voucher'])
+    expect(journal.channel(of.id)?.voucher?.cumulative).toBe(20n)
+  })
+
+  test('attack: terms seen on the chain and a used voucher open no sealing context in a channel of another', async () => {
+    const { service } = open()
+    const of = await channel()
+    answered(await service.handle(await ask(of, 1n, { cumulative: 500n })))
+    const { enc, context } = await setupSender(hpke.rawPublicKey, envelopeInfo(of.id))
+    const thief = { ...of, enc, envelope: await createEnvelope(of.id, await envelopeKeys(context)) }
+    const used = (await ask(of, 1n)).voucher
+    for (const voucher of [undefined, used]) {
+      const request = await ask(thief, 50n)
+      const stolen = await service.handle({ ...request, voucher })
+      expect(refused(stolen)).toBe('insufficient_cover')
+    }
+    expect(answered(await service.handle(await ask(of, 2n, { cumulative: 500n }))).receipt.cumulative).toBe(20n)
+  })
+
+  test('attack: a body that does not open leaves the numbers of its channel as they were', async () => {
+    const { service } = open()
+    const of = await channel()
+    answered(await service.handle(await ask(of, 1n)))
+    const far = { ...(await ask(of, 2n, { cumulative: 500n })), job: 2n ** 63n }
+    expect(refused(await service.handle(far))).toBe('bad_seal')
+    expect(answered(await service.handle(await ask(of, 2n, { cumulative: 500n }))).receipt.cumulative).toBe(20n)
+  })
+
+  test('attack: an encapsulated key that is no point of the curve is refused and forgotten', async () => {
+    const { service } = open()
+    const of = await channel()
+    const enc = new Uint8Array(32)
+    const request = await ask(of, 1n, { change: { opening: { terms: of.terms, enc }, context: contextId(enc) } })
+    expect(refused(await service.handle(request))).toBe('bad_seal')
+    expect(answered(await service.handle(await ask(of, 1n))).receipt.status).toBe(0)
+  })
+
+  test('behavior: what a batch cannot record is charged nowhere, and what runs beside it is not counted twice', async () => {
+    const real = openJournal(join(folder, 'flaky.sqlite'))
+    let commits = 0
+    const journal: Journal = {
+      ...real,
+      async commit(entries, channels) {
+        commits++
+        if (commits % 2 === 0) throw new JournalError('disk full')
+        await real.commit(entries, channels)
+      },
+    }
+    let clock = Date.now()
+    const { service } = open({ journal, now: () => clock })
+    const of = await channel()
+    let charged = 0n
+    for (let job = 1n; job <= 12n; job++) {
+      const results = await together(service, [await ask(of, job, { cumulative: 1_000n })])
+      if ('receipt' in results[0]!) charged += 10n
+      clock += 2_000
+    }
+    expect(charged).toBe(60n)
+    expect(real.latest(of.id)?.receipt.cumulative).toBe(60n)
+  })
+
   test('behavior: a job is answered, journalled first, and its answer opens to what the model gives', async () => {
     const { service, journal } = open()
     const of = await channel()

@@ -304,6 +304,8 @@ export async function startMarketplace({
             ASSAY_TEE: 'development',
             ASSAY_DEVELOPMENT_SEED: developmentSeed,
             ASSAY_VERIFIERS: verifiers.map(({ url }) => url).join(','),
+            // Several runners may share this machine, and everything else runs on it too.
+            ASSAY_EXECUTORS: '1',
             ...environment,
           },
           onLog,

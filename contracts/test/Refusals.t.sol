@@ -147,6 +147,21 @@ contract ClaimRefusals is RefusalSetup {
         assertStatus(escrow.settle(claims)[0], Escrow.Status.BadReceipt);
     }
 
+    /// @dev The same signature in its other form (EIP-2) is none.
+    function test_aSignatureInItsOtherForm() public {
+        deployBetween(NOW - 60, NOW + 60);
+        bytes memory claims = packed(item(100, NOW));
+        assembly {
+            let at := add(claims, 0x54)
+            let vs := mload(at)
+            let s := and(vs, sub(shl(255, 1), 1))
+            s := sub(0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141, s)
+            // A high s has its highest bit where the parity lies, unless the low one is just below the half.
+            mstore(at, or(shl(255, iszero(shr(255, vs))), and(s, sub(shl(255, 1), 1))))
+        }
+        assertStatus(escrow.settle(claims)[0], Escrow.Status.BadReceipt);
+    }
+
     function test_aRoyaltyAndAFeeAboveTheWhole() public {
         deployBetween(NOW - 60, NOW + 60);
         Item memory one = item(100, NOW);

@@ -282,6 +282,7 @@ export async function startMarketplace({
       AMD_COLLATERAL_URL: collateral.url,
       DEVELOPMENT_ROOT: developmentRoot,
       LOCAL_WEBHOOKS: 'yes',
+      CLAIMS_AFTER_SECONDS: '1',
     }
     let edge = await progress('starting edge', () => startEdge({ stateDir, vars }))
     stops.push(() => edge.dispose())

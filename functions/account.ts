@@ -1,20 +1,24 @@
 import { DurableObject } from 'cloudflare:workers'
-import { createPublicClient, http } from 'viem'
+import { createPublicClient, http, type PublicClient } from 'viem'
 import { escrowAbi } from '../contracts/abi.ts'
 import type { Hex } from '../protocol/bytes.ts'
 import { type Bindings, readSettings } from './env.ts'
 import type { DurableObjectState } from './platform.ts'
 import { Credit, type FundsReader, type LeaseAnswer, type LeaseRequest } from './services/credit.ts'
+import { type Vouched, vouchedOnChain } from './services/vouching.ts'
 
 /** How long a mailbox is waited for when it is asked for credit, and the chain for an answer, in milliseconds. */
 const recallMs = 2_000
 const chainMs = 5_000
 
+const chainOf = (rpcUrl: string) =>
+  createPublicClient({
+    transport: http(rpcUrl, { timeout: chainMs, retryCount: 1, batch: { batchSize: 100 } }),
+  }) as PublicClient
+
 /** Reads a buyer's deposit and what its channels were paid, all as of one block: between two, a settlement would be counted twice or not at all. */
 function fundsOf(rpcUrl: string, escrow: Hex, buyer: Hex): FundsReader {
-  const chain = createPublicClient({
-    transport: http(rpcUrl, { timeout: chainMs, retryCount: 1, batch: { batchSize: 100 } }),
-  })
+  const chain = chainOf(rpcUrl)
   return async (channels) => {
     const blockNumber = await chain.getBlockNumber({ cacheTime: 0 })
     const at = { address: escrow, abi: escrowAbi, blockNumber } as const
@@ -57,6 +61,13 @@ export class Account extends DurableObject {
   /** Leases credit to a mailbox; called by it. Throws when the chain cannot be read. */
   lease(buyer: Hex, request: LeaseRequest): Promise<LeaseAnswer> {
     return this.#of(buyer).lease(request)
+  }
+
+  /** Tells whether a voucher that the buyer's own key did not sign is the buyer's; called by mailboxes. Throws when the chain cannot be read. */
+  vouched(voucher: Vouched): Promise<boolean> {
+    const { RPC_URL, CHAIN_ID, ESCROW } = readSettings(this.#bindings)
+    const domain = { chainId: CHAIN_ID, escrow: ESCROW }
+    return vouchedOnChain(chainOf(RPC_URL), domain, voucher, Math.floor(Date.now() / 1000))
   }
 
   /** Shows the buyer's credit; called by the Worker. Throws when the chain cannot be read. */

@@ -36,6 +36,8 @@ const Variables = z.object({
   DEVELOPMENT_ROOT: z.string().optional(),
   /** `no` hands jobs to runners without looking at deposits, which their runners then do alone. */
   CREDIT_LEASES: z.enum(['yes', 'no']).default('yes'),
+  /** How long a runner must have been away before anyone is given its claims: vouchers are for its eyes while it works, since whoever has one can have a job done that it covers. */
+  CLAIMS_AFTER_SECONDS: z.coerce.number().int().min(0).default(900),
   /** `yes` lets webhooks go to this machine over http; for development. */
   LOCAL_WEBHOOKS: z.enum(['yes', 'no']).default('no'),
 })

@@ -111,7 +111,9 @@ export class Mailbox extends DurableObject {
             relay: this.#relay,
             book: this.#channels,
             sql,
+            domain,
             lease: (buyer, request) => ACCOUNT.get(ACCOUNT.idFromName(buyer)).lease(buyer, request),
+            vouched: (voucher) => ACCOUNT.get(ACCOUNT.idFromName(voucher.buyer)).vouched(voucher),
             now,
             after,
           })
@@ -132,11 +134,17 @@ export class Mailbox extends DurableObject {
     this.#known = state.storage.kv.get('runner') !== undefined
     if (this.#known) this.#prepare()
     const socket = this.#socket
+    // A connection that ended while this object was stopped ended at the latest now.
+    if (this.#known && !socket && state.storage.kv.get('goneAt') === undefined) this.#noteGone()
     if (!socket) return
     const { runner, terms } = attachmentOf(socket)
     this.#runner = runner
     if (terms) this.#relay.resumed(terms)
     else this.#relay.opened()
+  }
+
+  #noteGone(): void {
+    this.#state.storage.kv.put('goneAt', now())
   }
 
   #prepare(): void {
@@ -195,6 +203,12 @@ export class Mailbox extends DurableObject {
   /** Lists what of this runner's channels can still be settled, and by anyone. */
   async #claims({ searchParams }: URL): Promise<Response> {
     const limit = Number(searchParams.get('limit') ?? 50)
+    const goneAt = this.#state.storage.kv.get('goneAt') as number | undefined
+    const away = goneAt === undefined || this.#socket ? 0 : now() - goneAt
+    if (this.#known && away < this.#settings.CLAIMS_AFTER_SECONDS * 1_000)
+      throw new AssayError('conflict', 'The runner is here, or was a moment ago, and claims for itself.', {
+        hint: 'Ask again once it has been away for a while.',
+      })
     const found = this.#known ? await this.#channels.list(`0x${searchParams.get('cursor') ?? ''}`, limit + 1) : []
     const claims = found.slice(0, limit)
     return Response.json({ claims, nextCursor: found.length > limit ? claims.at(-1)!.channel.slice(2) : null })
@@ -265,6 +279,7 @@ export class Mailbox extends DurableObject {
     this.#state.acceptWebSocket(server)
     server.serializeAttachment({ runner, replaced: false, terms: null } satisfies Attachment)
     this.#state.storage.kv.put('runner', runner)
+    this.#state.storage.kv.delete('goneAt')
     this.#known = true
     this.#prepare()
     this.#relay.opened()
@@ -319,6 +334,7 @@ export class Mailbox extends DurableObject {
     const other = this.#socket
     if (other && other !== socket) return
     this.#relay.lost()
+    this.#noteGone()
     // A runner that goes may not come back, and what it earned is settled from here.
     this.#state.waitUntil(this.#receipts.work().then(() => this.#channels.flush()))
     await this.#announce(runner, { online: false })

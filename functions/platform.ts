@@ -11,6 +11,7 @@ export type {
 import type { DurableObjectStub, WebSocket as WorkerSocket } from '@cloudflare/workers-types'
 import type { Hex } from '../protocol/bytes.ts'
 import type { LeaseAnswer, LeaseRequest, Returned } from './services/credit.ts'
+import type { Vouched } from './services/vouching.ts'
 
 /** What becomes of a posted job: the answer's frame, or the problem it met; and the runner's load either way. */
 export type Relayed = {
@@ -33,6 +34,7 @@ export type MailboxNamespace = { idFromName(name: string): unknown; get(id: unkn
 /** Reaches one buyer's account. */
 export type AccountStub = {
   lease(buyer: Hex, request: LeaseRequest): Promise<LeaseAnswer>
+  vouched(voucher: Vouched): Promise<boolean>
   view(buyer: Hex): Promise<{ deposit: bigint; owed: bigint; leased: bigint; lost: bigint; available: bigint }>
 }
 

@@ -27,6 +27,8 @@ export type KnownChannel = {
   /** The highest running total of its receipts. */
   cumulative: bigint
   best: Best | null
+  /** Whether a voucher of it was found to be the buyer's. */
+  trusted: boolean
   /** The highest voucher that the buyer's own key signed. */
   keyed: Voucher | null
   /** The highest voucher of an answered job not looked at yet, or signed by a wallet or a mandated key, which only the chain can judge. */
@@ -69,7 +71,7 @@ export class ChannelBook {
     if (!opening) return null
     const { terms } = opening
     if (terms.runner !== runner || channelOf(this.#deps.domain, terms) !== id) return 'bad_terms'
-    return this.#remember({ id, terms, cumulative: 0n, best: null, keyed: null, candidate: null })
+    return this.#remember({ id, terms, cumulative: 0n, best: null, trusted: false, keyed: null, candidate: null })
   }
 
   /** Finds a channel by its name; null where it is not known. */
@@ -157,6 +159,7 @@ export class ChannelBook {
       terms: termsFromJson(JSON.parse(row.terms)),
       cumulative: best.receipt.cumulative,
       best,
+      trusted: true,
       keyed: voucherOf(row.voucher),
       candidate: voucherOf(row.candidate),
     }

@@ -1,9 +1,11 @@
 import { type Hex, toHex } from '../../protocol/bytes.ts'
+import type { Domain } from '../../protocol/eip712.ts'
 import { decodeFrame, frameType, type JobRequest } from '../../protocol/frames.ts'
 import type { Receipt } from '../../protocol/receipt.ts'
 import { AssayError } from '../errors.ts'
 import type { SqlStorage } from '../platform.ts'
 import type { ChannelSpent, LeaseAnswer, LeaseRequest, Returned } from '../services/credit.ts'
+import { type Vouched, voucherKey } from '../services/vouching.ts'
 import { type ChannelBook, claimWindowSeconds, type KnownChannel } from './channelBook.ts'
 import type { Relay, SubmitOptions } from './relay.ts'
 
@@ -22,6 +24,9 @@ export type CreditGateDeps = {
   book: ChannelBook
   sql: SqlStorage
   lease: (buyer: Hex, request: LeaseRequest) => Promise<LeaseAnswer>
+  domain: Domain
+  /** Asks whether a voucher that the buyer's own key did not sign is the buyer's. Throws when that cannot be asked. */
+  vouched: (voucher: Vouched) => Promise<boolean>
   now: () => number
   after: (ms: number, run: () => void) => void
 }
@@ -98,9 +103,34 @@ export class CreditGate {
     if (channel === 'bad_terms')
       throw refuse('bad_terms', 'The terms are not those of the channel, or for another runner.')
     if (!channel) throw refuse('unknown_context', 'Send the opening again: the mailbox does not know the channel.')
+    if (channel.terms.price === 0n) return relay.submit(bytes, options)
+    await this.#trust(channel, request.voucher)
     const reservation = await this.#reserve(runner, key, channel)
     // Null where the same job came twice while both waited for credit: the second joins the first.
     return reservation ? this.#await(key, reservation, bytes, options) : this.submit(runner, bytes, options)
+  }
+
+  /** Makes sure that a channel is its buyer's before it may reserve any of the buyer's credit: a stranger can name anyone in terms. A receipt shows it, since the runner looked; before the first one, the voucher has to. */
+  async #trust(channel: KnownChannel, voucher: JobRequest['voucher']): Promise<void> {
+    if (channel.trusted || channel.best) return
+    const { id, terms } = channel
+    const { domain, vouched } = this.#deps
+    if (!voucher) throw refuse('insufficient_cover', 'The first job of a channel carries a voucher.')
+    const given = { channel: id, cumulative: voucher.cumulative, signature: voucher.signature.slice() }
+    let good = voucherKey(domain, given) === terms.buyer
+    if (!good) {
+      try {
+        good = await vouched({ ...given, buyer: terms.buyer, model: terms.model })
+      } catch {
+        throw refuse(
+          'unavailable',
+          'Whether the voucher is good cannot be asked now.',
+          'Try again in a few seconds; nothing was charged.',
+        )
+      }
+    }
+    if (!good) throw refuse('bad_voucher', 'The voucher is signed neither by the buyer nor by a key with a mandate.')
+    channel.trusted = true
   }
 
   /** Takes the receipt of an answered job: what it cost is spent, the rest of what was held for it is free again. */
@@ -250,6 +280,8 @@ export class CreditGate {
     const wish = purse.wanted > price * wishedJobs ? purse.wanted : price * wishedJobs
     const voidAt = Math.max(purse.voidAt, purse.wantedVoidAt, Math.floor(now() / 1000) + 2 * claimWindowSeconds)
     let answer: LeaseAnswer
+    // Counted from the asking by the clock of here, so the lease ends here before it ends there.
+    const asked = now()
     try {
       const least = purse.free < price ? price - purse.free : 0n
       answer = await lease(purse.buyer, {
@@ -274,7 +306,7 @@ export class CreditGate {
     else {
       purse.short = null
       purse.free += answer.granted
-      purse.expiresAt = answer.expiresAt
+      purse.expiresAt = asked + answer.forMs
       purse.voidAt = voidAt
       // Before any of it can be spent, the disk knows that there is something to count. A buyer who was granted nothing leaves no trace.
       this.#write(purse, false)

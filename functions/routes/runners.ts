@@ -62,8 +62,8 @@ export function runnerRoutes(context: Context): OpenAPIHono<App> {
           throw new AssayError('invalid_request', 'The cursor is not one of ours.')
         const { signer } = c.req.valid('param')
         const url = `https://mailbox/claims?runner=${signer}&cursor=${cursor ?? ''}&limit=${limit}`
-        const response = await mailbox.get(mailbox.idFromName(signer)).fetch(url)
-        return c.json(await response.json()) as never
+        const headers = { 'x-request-id': c.var.requestId }
+        return passed(await mailbox.get(mailbox.idFromName(signer)).fetch(url, { headers }))
       },
     )
     .openapi(

@@ -20,8 +20,8 @@ export type LeaseRequest = {
   channels: ChannelSpent[]
 }
 
-/** Grants credit until a time in unix milliseconds, or says how much there is where that is too little. */
-export type LeaseAnswer = { granted: bigint; expiresAt: number } | { available: bigint }
+/** Grants credit for so many milliseconds, or says how much there is where that is too little. */
+export type LeaseAnswer = { granted: bigint; forMs: number } | { available: bigint }
 
 /** Tells what a mailbox gives back when it is asked: what it still has to hold on to, and its channels; null where it lost count. */
 export type Returned = { open: bigint; channels: ChannelSpent[] } | null
@@ -93,9 +93,8 @@ export class Credit {
       const available = this.#available
       if (available < request.least) return { available: larger(available, 0n) }
       const granted = larger(request.least, request.wish < available / share ? request.wish : available / share)
-      const expiresAt = this.#deps.now() + leaseMs
-      this.#hold(request.runner, request.open + granted, expiresAt, request.voidAt)
-      return { granted, expiresAt }
+      this.#hold(request.runner, request.open + granted, this.#deps.now() + leaseMs, request.voidAt)
+      return { granted, forMs: leaseMs }
     })
   }
 

@@ -74,7 +74,10 @@ describe('a runner that vanished with its disk', () => {
     await buyers[0].infer(digest, [pixels(4)])
     await buyers[0].infer(digest, [pixels(5)])
     await eventually(() => buyers[1].infer(digest, [pixels(6)]))
+    // While it is there, nobody else is given its buyers' vouchers.
+    await expect(settle()).rejects.toThrow('conflict')
     runner.child.kill('SIGKILL')
+    await new Promise((resolve) => setTimeout(resolve, 1_500))
     const before = await pot()
     const first = await settle()
     expect(first.channels.map(({ status, amount }) => [status, amount]).sort()).toEqual([

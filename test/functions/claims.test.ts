@@ -11,7 +11,7 @@ import { honest, openRunner } from './fakeRunner.ts'
 
 let edge: TestEdge
 beforeAll(async () => {
-  edge = await openEdge()
+  edge = await openEdge({ CLAIMS_AFTER_SECONDS: '0' })
 }, 60_000)
 afterAll(() => edge.dispose(), 30_000)
 
@@ -155,6 +155,30 @@ describe('what the edge keeps of channels', () => {
     expect(await nobody.json()).toEqual({ claims: [], nextCursor: null })
     await fake.close()
   })
+})
+
+describe('while a runner works', () => {
+  test('refusal: its claims, and so the vouchers that others could use, are given to nobody', async () => {
+    const reserved = await openEdge({ CLAIMS_AFTER_SECONDS: '6' })
+    try {
+      const by = keyOf('working')
+      await reserved.addRunner(by.address)
+      const ask = async () => (await fetch(`${reserved.url}/v1/runners/${by.address}/claims`)).status
+      const connect = () =>
+        openRunner({ url: reserved.url, domain, runner: by.address, by, hello: { models: [model], capacity: 10 } })
+      const fake = await connect()
+      expect(await ask()).toBe(409)
+      await fake.close()
+      expect(await ask()).toBe(409)
+      const again = await connect()
+      await reserved.restart()
+      await again.closed
+      expect(await ask()).toBe(409)
+      await until(async () => (await ask()) === 200)
+    } finally {
+      await reserved.dispose()
+    }
+  }, 30_000)
 })
 
 describe('readKeptClaim', () => {

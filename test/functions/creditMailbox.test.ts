@@ -5,6 +5,7 @@ import { encodeJobRefusal, encodeJobRequest, type JobRequest } from '../../proto
 import { sha256 } from '../../protocol/hash.ts'
 import type { Signer } from '../../protocol/secp256k1.ts'
 import { channelOf, type Terms } from '../../protocol/terms.ts'
+import { voucherDigest } from '../../protocol/voucher.ts'
 import { openContracts, signerOf } from '../contracts/setup.ts'
 import type { World } from '../faults/earnings.ts'
 import { model, openEdge, type TestEdge, until } from './edgeSetup.ts'
@@ -28,11 +29,14 @@ afterAll(async () => {
 
 const price = 5n
 const buyers = new Map<string, number>()
+const signers = new Map<string, Signer>()
 
 /** Makes a buyer with a deposit. */
 async function fund(name: string, amount: bigint): Promise<Hex> {
   await it.fund(name, amount)
-  return signerOf(name).address
+  const signer = signerOf(name)
+  signers.set(signer.address, signer)
+  return signer.address
 }
 
 /** Registers and connects a runner, and gives a way to buy from it; `handle` answers honestly unless told. */
@@ -65,14 +69,23 @@ async function connect(name: string, handle?: (by: Signer) => (requests: JobRequ
       salt: toHex(sha256(utf8(`${buyer} ${count}`))),
     }
   }
-  const post = async (terms: Terms, job: bigint, { opening = true, deadlineMs = 5_000 } = {}) => {
+  const post = async (
+    terms: Terms,
+    job: bigint,
+    { opening = true, deadlineMs = 5_000, by = signers.get(terms.buyer) ?? (null as Signer | null) } = {},
+  ) => {
+    const channel = channelOf(it.domain, terms)
+    const cumulative = 1_000n * price
     const frame = encodeJobRequest({
       ticket: 0,
-      channel: fromHex(channelOf(it.domain, terms), 32),
+      channel: fromHex(channel, 32),
       job,
       context: new Uint8Array(8),
       deadlineMs,
       ...(opening ? { opening: { terms, enc: new Uint8Array(32) } } : {}),
+      ...(by
+        ? { voucher: { cumulative, signature: await by.sign(voucherDigest(it.domain, { channel, cumulative })) } }
+        : {}),
       body: utf8(`job ${job}`),
     })
     const response = await fetch(`${edge.url}/v1/runners/${runner}/jobs`, { method: 'POST', body: frame })
@@ -198,8 +211,42 @@ describe('credit, leased to mailboxes', () => {
     const terms = termsOf(await fund('strict', price))
     expect(await post(terms, 1n, { opening: false })).toBe('unknown_context')
     expect(await post({ ...terms, runner: signerOf('another').address }, 1n)).toBe('bad_terms')
-    expect(await post(termsOf(signerOf('poor').address), 1n)).toBe('unfunded')
+    const poor = signerOf('poor')
+    expect(await post(termsOf(poor.address), 1n, { by: poor })).toBe('unfunded')
     expect(fake.requests).toHaveLength(0)
+    await fake.close()
+  })
+
+  test("refusal: nobody reserves another's deposit: without a voucher, or with one of a key the buyer never named", async () => {
+    const buyer = await fund('victim', 2n * price)
+    const { post, drain, termsOf, fake } = await connect('credit robbed')
+    for (let attempt = 0; attempt < 3; attempt++) {
+      expect(await post(termsOf(buyer), 1n, { by: null })).toBe('insufficient_cover')
+      expect(await post(termsOf(buyer), 1n, { by: signerOf('thief') })).toBe('bad_voucher')
+    }
+    expect(fake.requests).toHaveLength(0)
+    expect(await moneyOf(buyer)).toMatchObject({ available: String(2n * price), reserved: '0' })
+    expect(await drain(termsOf(buyer), 5)).toEqual({ answered: 2, code: 'unfunded' })
+    await fake.close()
+  })
+
+  test('behavior: a key with a mandate opens channels until the mandate is revoked', async () => {
+    const buyer = await fund('principal', 10n * price)
+    const agent = signerOf('agent')
+    const call = (functionName: string, args: readonly unknown[]) =>
+      it.send('principal', { address: it.contracts.escrow, abi: escrowAbi, functionName, args })
+    await call('authorize', [agent.address, 1_000n, 1_000n, (await it.now()) + 86_400n, true, []])
+    const { post, termsOf, fake } = await connect('credit mandated')
+    expect(await post(termsOf(buyer), 1n, { by: agent })).toBe('answered')
+    await call('revoke', [agent.address])
+    expect(await post(termsOf(buyer), 1n, { by: agent })).toBe('bad_voucher')
+    await fake.close()
+  })
+
+  test('behavior: a job that costs nothing needs no credit', async () => {
+    const { post, termsOf, fake } = await connect('credit free')
+    const poor = signerOf('penniless')
+    expect(await post({ ...termsOf(poor.address), price: 0n }, 1n, { by: poor })).toBe('answered')
     await fake.close()
   })
 

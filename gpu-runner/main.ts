@@ -16,6 +16,7 @@ import { connectDigest, successionDigest } from '../protocol/registration.ts'
 import { connectChain } from './chain.ts'
 import { readConfig, settlementPolicyOf } from './config.ts'
 import { createControl, readinessOf } from './control.ts'
+import { runDoctor } from './doctorMain.ts'
 import { Earnings } from './earnings.ts'
 import { createExecutor, ModelError } from './engine/executor.ts'
 import { checkListing, fetchModel, type ModelJson, ModelRefusedError } from './engine/models.ts'
@@ -40,6 +41,8 @@ import type { Tee } from './tee/tee.ts'
 import { postTotals } from './totals.ts'
 import { fileOutbox } from './transactions.ts'
 import { type AgreedVerdict, collectVerdict } from './verdicts.ts'
+
+if (process.argv[2] === 'doctor') process.exit(await runDoctor(process.argv.includes('--json')))
 
 const config = readConfig(process.env)
 const log = createLog((line) => process.stdout.write(line))

@@ -19,6 +19,9 @@ function loadNative(): NativeSecp256k1 | null {
   }
 }
 
+/** Tells whether libsecp256k1's prebuilt binary loads here. */
+export const hasNativeSigner = (): boolean => loadNative() !== null
+
 /** Makes a signer from a private key: libsecp256k1 where its prebuilt binary loads (ten times faster), portable JavaScript otherwise; both sign deterministically (RFC 6979), so the bytes are equal. */
 export function createRunnerSigner(privateKey: Uint8Array, native = loadNative()): Signer {
   if (!native) return createSigner(privateKey)

@@ -1,0 +1,30 @@
+import { privateKeyToAddress } from 'viem/accounts'
+import { examine, reachable, showFindings } from './doctor.ts'
+import { providers } from './engine/providers.ts'
+import { tryProvider } from './engine/tryProvider.ts'
+import { hasNativeSigner } from './signer.ts'
+
+/** Lists the execution providers that work here: the runtime names some whose libraries it does not have. */
+async function workingProviders(): Promise<string[]> {
+  const environment: Record<string, string> = process.env.ASSAY_LIBRARY_PATH
+    ? { LD_LIBRARY_PATH: process.env.ASSAY_LIBRARY_PATH }
+    : {}
+  const complaints = await Promise.all(providers.map((provider) => tryProvider(provider, environment)))
+  return providers.filter((_, index) => complaints[index] === null)
+}
+
+/** Examines this machine and prints what was found, as a table or as JSON. Gives the exit code: 1 when something does not work. */
+export async function runDoctor(asJson: boolean): Promise<number> {
+  const findings = await examine({
+    environment: process.env,
+    fetch,
+    now: Date.now,
+    nodeVersion: process.version,
+    providers: workingProviders,
+    nativeSigner: hasNativeSigner(),
+    addressOf: (key) => privateKeyToAddress(key as `0x${string}`),
+    exists: reachable,
+  })
+  process.stdout.write(`${asJson ? JSON.stringify({ findings }) : showFindings(findings)}\n`)
+  return findings.some(({ health }) => health === 'bad') ? 1 : 0
+}

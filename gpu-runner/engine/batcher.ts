@@ -8,10 +8,12 @@ export type RunResult = { outputs: Tensor[] } | { error: Error }
 /** Holds one job waiting for the engine, with the tensors its buyer sent; `deadline` in milliseconds of the batcher's clock. */
 export type QueuedRun<T> = { tag: T; feeds: Tensor[]; deadline: number }
 
+type Finished<T> = { tag: T; result: RunResult }
+
 /** Holds what a batcher needs: the engine, where results go, and how many rows a run may have. */
 export type BatcherDeps<T> = {
   run: (feeds: Tensor[], deadlineMs: number) => Promise<Tensor[]>
-  finish: (results: { tag: T; result: RunResult }[]) => Promise<void>
+  finish: (results: Finished<T>[]) => Promise<void>
   /** The numbers of rows that a run may have, ascending: those that were tried. None where jobs may not share a run, and each runs as its buyer sent it. */
   batchSizes: readonly number[]
   now: () => number
@@ -46,10 +48,10 @@ export class Batcher<T> {
     // The next run begins while the last one's answers are signed and written down, but no more than one set of them waits.
     let finishing: Promise<void> = Promise.resolve()
     while (this.#queue.length > 0) {
-      const group = this.#take()
-      const results = await this.#runGroup(group)
-      await finishing
-      finishing = this.#deps.finish(results)
+      for await (const results of this.#runGroup(this.#take())) {
+        await finishing
+        finishing = this.#deps.finish(results)
+      }
     }
     this.#lanes--
     await finishing
@@ -81,32 +83,34 @@ export class Batcher<T> {
     return group
   }
 
-  async #runGroup(group: QueuedRun<T>[]): Promise<{ tag: T; result: RunResult }[]> {
+  /** Runs jobs together, and by themselves when that fails; gives results as they come. */
+  async *#runGroup(group: QueuedRun<T>[]): AsyncGenerator<Finished<T>[]> {
     const { run, now } = this.#deps
-    const budget = (jobs: QueuedRun<T>[]) => Math.max(...jobs.map((job) => job.deadline)) - now()
-    if (group.length > 1 && budget(group) > 0) {
+    // Started late, a run would only be killed at once, and the process with it.
+    const late = group.filter(({ deadline }) => deadline <= now())
+    if (late.length > 0) yield late.map((job) => lateResult(job))
+    const jobs = late.length > 0 ? group.filter((job) => !late.includes(job)) : group
+    if (jobs.length > 1) {
       try {
-        const together = await run(joinFeeds(group.map((job) => job.feeds)), budget(group))
-        const outputs = split(together, group)
-        return group.map((job, index) => ({ tag: job.tag, result: { outputs: outputs[index]! } }))
+        const budget = Math.max(...jobs.map(({ deadline }) => deadline)) - now()
+        const outputs = split(await run(joinFeeds(jobs.map(({ feeds }) => feeds)), budget), jobs)
+        // A neighbour's deadline may have been longer.
+        yield jobs.map((job, index) =>
+          job.deadline < now() ? lateResult(job) : { tag: job.tag, result: { outputs: outputs[index]! } },
+        )
+        return
       } catch {
         // One bad row must not cost its neighbours their answer: each runs again by itself.
       }
     }
-    const results: { tag: T; result: RunResult }[] = []
-    for (const job of group) {
-      // Started late, it would only be killed at once, and the process with it.
-      if (budget([job]) <= 0) {
-        results.push({ tag: job.tag, result: { error: new RunDeadlineError('The deadline passed in the queue.') } })
-        continue
-      }
+    for (const job of jobs) {
       try {
-        results.push({ tag: job.tag, result: { outputs: await this.#runAlone(job) } })
+        if (job.deadline <= now()) yield [lateResult(job)]
+        else yield [{ tag: job.tag, result: { outputs: await this.#runAlone(job) } }]
       } catch (error) {
-        results.push({ tag: job.tag, result: { error: error as Error } })
+        yield [{ tag: job.tag, result: { error: error as Error } }]
       }
     }
-    return results
   }
 
   /** Runs a job by itself, in parts where it has a number of rows that was not tried: what is promised of its bits holds for those that were. */
@@ -127,6 +131,11 @@ export class Batcher<T> {
     return joinFeeds(parts)
   }
 }
+
+const lateResult = <T>({ tag }: QueuedRun<T>): Finished<T> => ({
+  tag,
+  result: { error: new RunDeadlineError('The deadline passed before the job was done.') },
+})
 
 /** Takes some of the rows of feeds. */
 function sliceRows(feeds: readonly Tensor[], at: number, rows: number): Tensor[] {

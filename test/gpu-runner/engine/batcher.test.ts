@@ -173,6 +173,38 @@ describe('Batcher', () => {
     expect(results.get(1)).toMatchObject({ error: expect.any(RunDeadlineError) })
   })
 
+  test('behavior: a job that shared a run is not answered past its own deadline', async () => {
+    let now = 0
+    const { batcher, sizes, settled, results } = open({
+      now: () => now,
+      run: async (feeds) => {
+        sizes.push(feeds[0]!.shape[0]!)
+        now += 10
+        return feeds
+      },
+    })
+    for (const [tag, deadline] of [0, 5, 50].entries()) batcher.push({ tag, feeds: [rows([tag])], deadline })
+    await settled(3)
+    expect([0, 1, 2].map((tag) => 'error' in results.get(tag)!)).toEqual([true, true, false])
+    expect(sizes).toEqual([2])
+  })
+
+  test('behavior: after a shared run that failed, answers leave one by one', async () => {
+    const finished: number[][] = []
+    const { batcher } = open({
+      run: async (feeds) => {
+        if (feeds[0]!.shape[0]! > 1) throw new ModelError('not together')
+        return feeds
+      },
+      finish: async (results) => {
+        finished.push(results.map(({ tag }) => tag))
+      },
+    })
+    for (let tag = 0; tag < 3; tag++) batcher.push({ tag, feeds: [rows([tag])], deadline: 1 })
+    while (finished.length < 3) await new Promise((resolve) => setImmediate(resolve))
+    expect(finished).toEqual([[0], [1], [2]])
+  })
+
   test('behavior: the next run begins while the last answers are written down, and no further', async () => {
     const events: string[] = []
     const released: (() => void)[] = []

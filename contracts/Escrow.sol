@@ -170,11 +170,12 @@ contract Escrow {
         return address(uint160(uint256(hash)));
     }
 
-    /// @notice Credits a buyer with what was sent to its inbox: plain transfers, and EIP-3009 transfers whoever sent them. Anyone may call.
+    /// @notice Credits a buyer with what was sent to its inbox: plain transfers, and EIP-3009 transfers whoever sent them. Anyone may call,
+    ///         also while deposits are paused: what lies there has no other way out than by the buyer's account.
     function depositFromInbox(address buyer) external {
         address inbox = inboxOf(buyer);
         uint256 amount = token.balanceOf(inbox);
-        uint256 before = open(amount);
+        uint256 before = measure(amount);
         if (inbox.code.length == 0) new Inbox{salt: saltOf(buyer)}(token);
         token.safeTransferFrom(inbox, address(this), amount);
         credit(buyer, amount, before);
@@ -193,6 +194,10 @@ contract Escrow {
 
     function open(uint256 amount) private view returns (uint256 before) {
         require(!depositsPaused, DepositsArePaused());
+        return measure(amount);
+    }
+
+    function measure(uint256 amount) private view returns (uint256 before) {
         require(amount > 0, NothingDeposited());
         require(amount <= type(uint120).max, AmountTooLarge(amount));
         before = token.balanceOf(address(this));

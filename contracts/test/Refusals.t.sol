@@ -406,13 +406,11 @@ contract EscrowRefusals is RefusalSetup {
         bytes memory call = abi.encodeCall(Escrow.depositFromInbox, (address(9)));
         assertFails(address(this), call, Escrow.NothingDeposited.selector);
         token.mint(inbox, 70);
-        vm.prank(GUARDIAN);
-        escrow.pauseDeposits(true);
-        assertFails(address(this), call, Escrow.DepositsArePaused.selector);
-        vm.prank(GUARDIAN);
-        escrow.pauseDeposits(false);
         escrow.depositFromInbox(address(9));
         token.mint(inbox, 30);
+        // There is no other way out, so no pause holds it.
+        vm.prank(GUARDIAN);
+        escrow.pauseDeposits(true);
         escrow.depositFromInbox(address(9));
         (uint128 balance,,) = escrow.accounts(address(9));
         assertEq(balance, 100);

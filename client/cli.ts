@@ -28,6 +28,7 @@ import { remedyFor } from '../protocol/evidence/remedies.ts'
 import { localChainIds, readDevelopmentRoots } from '../protocol/evidence/roots.development.ts'
 import { Refused } from '../protocol/evidence/verdict.ts'
 import { tensorsFromJson, tensorToJson } from '../protocol/oip.ts'
+import { readGraph } from '../protocol/onnx/reader.ts'
 import { type PublishedVerdict, replayVerdict } from '../protocol/publishedVerdict.ts'
 import { receiptToJson } from '../protocol/receipt.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
@@ -36,6 +37,7 @@ import { connectEdge, type ModelJson, type Network } from './edge.ts'
 import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
 import { collectEarnings, depositFromInbox, depositTokens, readBalance } from './escrow.ts'
 import { readEventLog, readEvidenceFiles } from './evidence.ts'
+import { readExternalFiles } from './externalFiles.ts'
 import { grantMandate, revokeMandate } from './mandate.ts'
 import { bundleName, createProxy } from './proxy.ts'
 import { serve } from './proxyServer.ts'
@@ -227,8 +229,10 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     const graph = new Uint8Array(file(path, 'the ONNX file to publish'))
     const connection = edge()
     const price = amount(values.price ?? '1000', '--price')
+    const external = readExternalFiles(path!, readGraph(graph).externalData)
     const model = await publishModel(connection, {
       graph,
+      external,
       name: values.name ?? basename(path!, '.onnx').toLowerCase(),
       version: values.version ?? new Date().toISOString().slice(0, 10),
       licence: values.licence ?? 'unstated',
@@ -245,6 +249,7 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
       lines: [
         `${model.name} ${model.version} is listed at ${model.listing.price}`,
         model.digest,
+        ...external.map((each) => `published with it: ${each.path}, ${each.data.length} bytes`),
         ...(BigInt(model.listing.price) === price
           ? []
           : ['It was listed before, and its price stands. Another price takes another --version.']),

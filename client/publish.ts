@@ -5,11 +5,14 @@ import { readGraph } from '../protocol/onnx/reader.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
 import type { Edge, ModelJson, Network } from './edge.ts'
 
+/** Holds a file that a graph keeps data in, by the path the graph names. */
+export type ExternalFile = { path: string; data: Uint8Array }
+
 /** Holds what a publisher lists. Price in the token's smallest unit per inference. */
 export type Publication = {
   graph: Uint8Array
   /** External data files by the path the graph names. */
-  external?: { path: string; data: Uint8Array }[]
+  external?: readonly ExternalFile[]
   name: string
   version: string
   licence: string
@@ -24,7 +27,7 @@ export type Publication = {
   /** Gives unix milliseconds. */
   now: () => number
   /** Tries the model before anything is uploaded; throws to refuse it with a reason. */
-  check?: (graph: Uint8Array) => Promise<void>
+  check?: (graph: Uint8Array, external: readonly ExternalFile[]) => Promise<void>
   /** How long the listing stands, in seconds; a year unless given. */
   validSeconds?: number
 }
@@ -37,7 +40,7 @@ async function digestOf(data: Uint8Array): Promise<string> {
 export async function publishModel(edge: Edge, publication: Publication): Promise<ModelJson> {
   const { graph, external = [], signer, network, now } = publication
   const info = readGraph(graph)
-  await publication.check?.(graph)
+  await publication.check?.(graph, external)
   const files = await Promise.all(
     [{ path: 'model.onnx', data: graph }, ...external].map(async ({ path, data }) => ({
       path,

@@ -1,7 +1,9 @@
 import { spawn } from 'node:child_process'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
+import { checkExternalPath } from './externalFiles.ts'
+import type { ExternalFile } from './publish.ts'
 
 /** Reports a model that onnxruntime does not load, in its own words. */
 export class ModelNotLoadableError extends Error {
@@ -18,11 +20,16 @@ const loader = `
   )
 `
 
-/** Loads a self-contained model in onnxruntime before it is listed, as every runner will. Throws ModelNotLoadableError with the runtime's reason. */
-export async function tryModel(graph: Uint8Array): Promise<void> {
+/** Loads a model, and the files it keeps data in, in onnxruntime before it is listed, as every runner will. Throws ModelNotLoadableError with the runtime's reason. */
+export async function tryModel(graph: Uint8Array, external: readonly ExternalFile[] = []): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), 'assay-try-'))
   try {
     await writeFile(join(folder, 'model.onnx'), graph)
+    for (const { path, data } of external) {
+      checkExternalPath(path)
+      await mkdir(dirname(join(folder, path)), { recursive: true })
+      await writeFile(join(folder, path), data)
+    }
     const child = spawn(process.execPath, ['-e', loader, join(folder, 'model.onnx')], {
       cwd: join(import.meta.dirname, '..'),
       stdio: ['ignore', 'ignore', 'pipe'],

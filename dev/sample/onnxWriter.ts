@@ -26,8 +26,8 @@ export type ValueSpec = { name: string; elementType: number; shape: readonly (nu
 /** Holds one operator of a graph. */
 export type Node = { op: string; inputs: string[]; outputs: string[]; attributes?: Record<string, number | number[]> }
 
-/** Holds constant weights, FP32. */
-export type Weights = { name: string; shape: number[]; data: Float32Array }
+/** Holds constant weights, FP32; with `external`, they stand in a file of that path and the graph only names it. */
+export type Weights = { name: string; shape: number[]; data: Float32Array; external?: string }
 
 function valueInfo(field: number, { name, elementType, shape }: ValueSpec): Uint8Array {
   const dimensions = shape.map((dimension) =>
@@ -73,13 +73,15 @@ export function writeModel({
       ),
     ),
     text(2, name),
-    ...weights.map(({ name: weight, shape, data }) =>
+    ...weights.map(({ name: weight, shape, data, external }) =>
       message(
         5,
         ...shape.map((dimension) => int(1, dimension)),
         int(2, 1),
         text(8, weight),
-        message(9, new Uint8Array(data.buffer, data.byteOffset, data.byteLength)),
+        ...(external === undefined
+          ? [message(9, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))]
+          : [message(13, text(1, 'location'), text(2, external)), int(14, 1)]),
       ),
     ),
     ...inputs.map((input) => valueInfo(11, input)),

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { developmentKey } from '../../dev/keys.ts'
 import { createRandom, drawDigit } from '../../dev/sample/glyphs.ts'
 import { sampleModel } from '../../dev/sample/model.ts'
+import { writeModel } from '../../dev/sample/onnxWriter.ts'
 import type { Bundle } from '../../protocol/bundle.ts'
 import { fromHex, type Hex } from '../../protocol/bytes.ts'
 import { createSigner } from '../../protocol/secp256k1.ts'
@@ -124,7 +125,29 @@ describe('assay, as one types it', () => {
     const before = await depositOf('buyer')
     expect(await assay('buyer', 'withdraw')).toMatchObject({ exit: 0, result: { amount: '4000' } })
     expect(await depositOf('buyer')).toBe(before - 4_000n)
-  }, 60_000)
+  }, 120_000)
+
+  test('behavior: a model that keeps its weights in another file is published with it, and sold', async () => {
+    const graph = writeModel({
+      name: 'scaler',
+      inputs: [{ name: 'x', elementType: 1, shape: ['rows', 2] }],
+      outputs: [{ name: 'y', elementType: 1, shape: ['rows', 2] }],
+      weights: [{ name: 'w', shape: [2], data: new Float32Array(2), external: 'scaler.bin' }],
+      nodes: [{ op: 'Mul', inputs: ['x', 'w'], outputs: ['y'] }],
+    })
+    writeFileSync(at('scaler.onnx'), graph)
+    expect((await assay('publisher', 'publish', 'scaler.onnx')).result.error.message).toContain('is not beside it')
+    writeFileSync(at('scaler.bin'), new Uint8Array(Float32Array.of(2, -3).buffer))
+    const { result } = await assay('publisher', 'publish', 'scaler.onnx', '--price', '10')
+    expect(result.manifest.files.map(({ path }: { path: string }) => path)).toEqual(['model.onnx', 'scaler.bin'])
+    await runnerAdmits(result.digest)
+    writeFileSync(
+      at('x.json'),
+      JSON.stringify({ inputs: [{ name: 'x', datatype: 'FP32', shape: [1, 2], data: [1.5, 1] }] }),
+    )
+    const bought = await assay('buyer', 'buy', 'scaler', '--input', 'x.json')
+    expect(bought.result.outputs[0].data).toEqual([3, -3])
+  }, 120_000)
 
   test('behavior: an agent spends within its mandate, and nothing once it is revoked', async () => {
     const address = (party: string) => createSigner(fromHex(developmentKey(party), 32)).address
@@ -151,7 +174,7 @@ describe('assay, as one types it', () => {
     expect((await buy()).exit).toBe(1)
     const twice = await assay('buyer', 'mandate', 'revoke', address('agent'))
     expect(twice.result.error.message).toContain('only one that stands can be revoked')
-  }, 60_000)
+  }, 120_000)
 
   test('usage: what is typed wrong ends with 2 and says what to type', async () => {
     const cases: [string[], string][] = [
@@ -169,5 +192,5 @@ describe('assay, as one types it', () => {
       expect([args, exit]).toEqual([args, 2])
       expect(errors).toContain(message)
     }
-  }, 60_000)
+  }, 120_000)
 })

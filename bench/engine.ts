@@ -184,7 +184,7 @@ export async function run(): Promise<Row[]> {
   try {
     await executor.load({ digest: 'small', graph: small, external: [] })
     await executor.load({ digest: 'large', graph: large, external: [] })
-    await sleep(1_000)
+    await executor.prepared()
     return [
       await batching(executor),
       ...(await isolation(executor)),

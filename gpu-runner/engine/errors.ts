@@ -12,3 +12,8 @@ export class RunDeadlineError extends Error {
 export class ExecutorDiedError extends Error {
   override name = 'ExecutorDiedError'
 }
+
+/** Reports that no executor process starts: the installation's fault, to be tried again. */
+export class NoExecutorError extends Error {
+  override name = 'NoExecutorError'
+}

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Tensor } from '../../protocol/tensors.ts'
-import { ExecutorDiedError, ModelError, RunDeadlineError } from './errors.ts'
+import { ExecutorDiedError, ModelError, NoExecutorError, RunDeadlineError } from './errors.ts'
 import { type ExecutorProcess, startExecutorProcess } from './executorProcess.ts'
 import type { Provider } from './providers.ts'
 import { Resident } from './resident.ts'
@@ -23,10 +23,12 @@ export type LoadableModel = {
 export type Executor = {
   /** Makes a model known and loads it. With `reread` its bytes are not kept but asked for again whenever a process needs them. Throws ModelError when it cannot be loaded. */
   load(model: LoadableModel, reread?: () => Promise<LoadableModel>): Promise<void>
-  /** Throws ModelError, RunDeadlineError or ExecutorDiedError. */
+  /** Throws ModelError, RunDeadlineError, ExecutorDiedError or NoExecutorError. */
   run(digest: string, feeds: Tensor[], deadlineMs: number): Promise<Tensor[]>
   /** Lists the models some process holds in memory now. */
   warm(): string[]
+  /** Settles when no process is starting or loading models ahead of use. */
+  prepared(): Promise<void>
   /** The first process's id, for operators and for tests that kill it. */
   pid(): number | undefined
   stop(): Promise<void>
@@ -65,9 +67,12 @@ const crashWindowMs = 60_000
 /** The wait before a process is started after one that died of itself: doubled with each in a row, in milliseconds. */
 const shortestBackoffMs = 50
 
+/** Whoever waits for a process is told so after this many died in a row. */
+const hopelessStarts = 5
+
 type Known = { digest: string; bytes: number; read: () => Promise<LoadableModel>; crashes: number[] }
 type Worker = { process: ExecutorProcess; providers: string[]; resident: Resident }
-type Waiting = { digest: string; take: (worker: Worker) => void }
+type Waiting = { digest: string; take: (worker: Worker) => void; refuse: (error: Error) => void }
 
 const bytesOf = ({ graph, external, fixed = [] }: LoadableModel) =>
   [...external, ...fixed].reduce((sum, { data }) => sum + data.length, graph.length)
@@ -87,6 +92,7 @@ class ExecutorPool implements Executor {
   /** Processes with nothing to do, the last used last. */
   readonly #idle: Worker[] = []
   readonly #waiting: Waiting[] = []
+  readonly #preparing = new Set<Promise<void>>()
   #busy = 0
   #current: Worker | null = null
   #diedInARow = 0
@@ -109,7 +115,7 @@ class ExecutorPool implements Executor {
       environment: { ...(options.provider === 'cuda' ? pinned : {}), ...options.environment },
     }
     const count = this.#options.executors + (this.#options.spare ? 1 : 0)
-    for (let i = 0; i < count; i++) void this.#start()
+    for (let i = 0; i < count; i++) this.#prepare(this.#start())
   }
 
   async load(model: LoadableModel, reread?: () => Promise<LoadableModel>): Promise<void> {
@@ -118,7 +124,7 @@ class ExecutorPool implements Executor {
     const known: Known = { digest, bytes: bytesOf(model), read: async () => model, crashes: [] }
     try {
       // Every process may be at a run that takes as long as any.
-      await this.#use(known, now() + longestRunMs + 2 * loadLimitMs, async () => {})
+      await this.#use(known, now() + longestRunMs + 2 * loadLimitMs, async () => {}, { aside: true })
     } catch (error) {
       if (!(error instanceof ExecutorDiedError)) throw error
       throw new ModelError('The model ended two processes that were loading it.')
@@ -126,7 +132,7 @@ class ExecutorPool implements Executor {
     this.#models.set(digest, reread ? { ...known, read: reread } : known)
     for (const worker of this.#idle.filter(({ resident }) => !resident.has(digest))) {
       this.#idle.splice(this.#idle.indexOf(worker), 1)
-      void this.#warmUp(worker)
+      this.#prepare(this.#warmUp(worker))
     }
   }
 
@@ -146,6 +152,15 @@ class ExecutorPool implements Executor {
     return [...new Set(workers.flatMap(({ process, resident }) => (process.gone() ? [] : resident.digests)))]
   }
 
+  async prepared(): Promise<void> {
+    while (this.#preparing.size > 0) await Promise.all(this.#preparing)
+  }
+
+  #prepare(work: Promise<void>): void {
+    this.#preparing.add(work)
+    void work.finally(() => this.#preparing.delete(work))
+  }
+
   pid(): number | undefined {
     if (this.#current && !this.#current.process.gone()) return this.#current.process.pid
     return [...this.#processes].find((process) => !process.gone())?.pid
@@ -160,20 +175,37 @@ class ExecutorPool implements Executor {
 
   /** Starts a process, loads what it should know, and lets it work. One that follows others that died waits a little longer each time. */
   async #start(): Promise<void> {
-    const { answerLimit, environment, longestBackoffMs, main, memoryBudget } = this.#options
-    if (this.#diedInARow > 0) await sleep(Math.min(shortestBackoffMs * 2 ** this.#diedInARow, longestBackoffMs))
+    const { longestBackoffMs, memoryBudget } = this.#options
+    if (this.#diedInARow > 0)
+      await sleep(Math.min(shortestBackoffMs * 2 ** this.#diedInARow, longestBackoffMs), undefined, { ref: false })
     if (this.#stopped) return
-    const process = startExecutorProcess({ workingDirectory: this.#workingDirectory, environment, answerLimit, main })
+    const process = this.#spawn()
+    if (!process) {
+      this.#diedInARow++
+      return this.#start()
+    }
     this.#processes.add(process)
     void process.ended.then(() => {
       this.#processes.delete(process)
       const at = this.#idle.findIndex((worker) => worker.process === process)
       if (at >= 0) this.#idle.splice(at, 1)
       if (process.diedByItself()) this.#diedInARow++
-      if (!this.#stopped) void this.#start()
+      if (!this.#stopped) this.#prepare(this.#start())
     })
     const providers = await process.ready.catch(() => null)
-    if (providers) await this.#warmUp({ process, providers, resident: new Resident(memoryBudget) })
+    if (providers) return this.#warmUp({ process, providers, resident: new Resident(memoryBudget) })
+    if (this.#diedInARow < hopelessStarts) return
+    const error = new NoExecutorError('No executor process starts. Are the dependencies installed (npm ci)?')
+    for (const { refuse } of this.#waiting.splice(0)) refuse(error)
+  }
+
+  #spawn(): ExecutorProcess | null {
+    const { answerLimit, environment, main } = this.#options
+    try {
+      return startExecutorProcess({ workingDirectory: this.#workingDirectory, environment, answerLimit, main })
+    } catch {
+      return null
+    }
   }
 
   /** Loads models until the budget is spent, so that no buyer waits for it, and then lets the process work. */
@@ -209,10 +241,8 @@ class ExecutorPool implements Executor {
 
   async #take(digest: string, until: number): Promise<Worker> {
     if (this.#idle.length > 0 && this.#busy < this.#options.executors) return this.#occupy(digest)
-    const waiting: Waiting = { digest, take: () => {} }
-    const taken = new Promise<Worker>((take) => {
-      waiting.take = take
-    })
+    const { promise: taken, resolve: take, reject: refuse } = Promise.withResolvers<Worker>()
+    const waiting: Waiting = { digest, take, refuse }
     this.#waiting.push(waiting)
     return before(taken, until - this.#options.now(), () => {
       this.#waiting.splice(this.#waiting.indexOf(waiting), 1)
@@ -220,11 +250,13 @@ class ExecutorPool implements Executor {
   }
 
   /** Does something with a model in a process of its own for as long; once more in another when the process dies under it. */
-  async #use<T>(known: Known, until: number, act: (worker: Worker) => Promise<T>): Promise<T> {
+  async #use<T>(known: Known, until: number, act: (worker: Worker) => Promise<T>, { aside = false } = {}): Promise<T> {
     const { now } = this.#options
     for (let attempt = 0; ; attempt++) {
       this.#refuseCrashing(known)
-      const worker = await this.#take(known.digest, until)
+      // Aside, it takes a process that has nothing to do and does not count as one of those that run: others serve meanwhile.
+      const spared = aside ? this.#idle.shift() : undefined
+      const worker = spared ?? (await this.#take(known.digest, until))
       let release = Promise.resolve()
       try {
         if (!worker.resident.has(known.digest)) {
@@ -243,7 +275,7 @@ class ExecutorPool implements Executor {
         if (attempt > 0 || now() >= until) throw error
       } finally {
         void release.then(() => {
-          this.#busy--
+          if (!spared) this.#busy--
           this.#offer(worker)
         })
       }

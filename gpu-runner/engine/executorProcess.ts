@@ -26,7 +26,7 @@ const gatherBelow = 65_536
 /** How long a process may take to start, in milliseconds. */
 const startLimitMs = 30_000
 
-/** Starts an executor process with nothing of ours in its environment. It talks over a socket pair that has no name, so nobody else can connect; `answerLimit` bounds the bytes of an answer. */
+/** Starts an executor process with nothing of ours in its environment. It talks over a socket pair that has no name, so nobody else can connect; `answerLimit` bounds the bytes of an answer. Throws ExecutorDiedError when the system gives no process. */
 export function startExecutorProcess({
   workingDirectory,
   environment = {},
@@ -43,6 +43,9 @@ export function startExecutorProcess({
     env: environment,
     stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
   })
+  // Without file descriptors left there is no socket, and an error that comes later.
+  child.on('error', () => {})
+  if (!child.stdio) throw new ExecutorDiedError('No executor process can be started: too many files are open.')
   const socket = child.stdio[3] as Socket
   let waiting: { id: number; resolve: (message: Message) => void; reject: (error: Error) => void } | null = null
   let nextId = 1

@@ -52,6 +52,24 @@ describe('createExecutor', () => {
     expect(Buffer.from(expected.buffer).equals(output!.data)).toBe(true)
   })
 
+  test('behavior: a model is loaded while others are served', async () => {
+    const executor = start()
+    await executor.load(tiny)
+    await executor.prepared()
+    let loaded = false
+    const loading = executor.load(slow).then(() => {
+      loaded = true
+    })
+    let served = 0
+    while (!loaded) {
+      await executor.run('0x01', rowsOf(4), long)
+      if (!loaded) served++
+    }
+    await loading
+    expect(served).toBeGreaterThan(10)
+    expect(await executor.run('0x02', rowsOf(64), long)).toHaveLength(1)
+  })
+
   test('attack: a process killed under a run costs another run, and its neighbour nothing', async () => {
     const executor = start({ executors: 2 })
     await Promise.all([executor.load(tiny), executor.load(slow)])
@@ -78,10 +96,10 @@ describe('createExecutor', () => {
     const executor = start()
     await executor.load(tiny)
     await executor.load(slow)
-    await untilWarm(executor, ['0x01', '0x02'])
+    await executor.prepared()
     await expect(executor.run('0x02', rowsOf(64, 4_000), 50)).rejects.toMatchObject({ name: 'RunDeadlineError' })
     // Far less than a process takes to start and load: another stood by.
-    expect(await executor.run('0x01', rowsOf(4), 100)).toHaveLength(1)
+    expect(await executor.run('0x01', rowsOf(4), 250)).toHaveLength(1)
   })
 
   test('behavior: a run that waits for a process past its deadline is told so, and kills nothing', async () => {
@@ -162,6 +180,11 @@ describe('createExecutor', () => {
     expect(pids.map((pid) => existsSync(`/proc/${pid}`))).toEqual([false, false])
   })
 
+  test('refusal: where no process starts, nobody waits for ever', async () => {
+    const executor = start({ main: '/nonexistent/executor.ts', longestBackoffMs: 1 })
+    await expect(executor.load(tiny)).rejects.toMatchObject({ name: 'NoExecutorError', message: /npm ci/ })
+  })
+
   test('refusal: an execution provider the runtime does not have', async () => {
     const executor = start({ spare: false, provider: 'coreml' as 'cpu' })
     await expect(executor.load(tiny)).rejects.toThrow(/no execution provider "coreml"; it has cpu/)
@@ -191,13 +214,6 @@ describe('createExecutor', () => {
     clock = 61_000
     await expect(executor.run('0xdead', rowsOf(4), long)).rejects.toMatchObject({ name: 'ExecutorDiedError' })
   })
-
-  async function untilWarm(executor: Executor, digests: string[]) {
-    // The process that stands by loads in the background; what is measured is what happens once it has.
-    await sleep(200)
-    while (digests.some((digest) => !executor.warm().includes(digest))) await sleep(50)
-    await sleep(1_500)
-  }
 })
 
 describe('startExecutorProcess', () => {

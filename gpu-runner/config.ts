@@ -10,6 +10,8 @@ const hex = (bytes: number) =>
     .transform((text) => text as Hex)
 
 const Config = z.object({
+  /** Path of a `runner.toml`; what the environment sets goes before what the file says. */
+  ASSAY_CONFIG: z.string().min(1).optional(),
   ASSAY_EDGE: z.url(),
   ASSAY_RPC: z.url(),
   ASSAY_PROVIDER_KEY: hex(32),
@@ -68,6 +70,9 @@ const Config = z.object({
   ASSAY_JOURNAL_BYTES: z.coerce.number().int().min(1_048_576).optional(),
   ASSAY_CONTROL_PORT: z.coerce.number().int().min(0).max(65_535).default(0),
 })
+
+/** Lists the names of all settings. */
+export const settingNames: readonly string[] = Object.keys(Config.shape)
 
 /** Holds a runner's settings. */
 export type Config = z.infer<typeof Config>

@@ -69,8 +69,8 @@ async function checkProviders({ environment, providers }: DoctorDeps): Promise<F
   try {
     const found = await providers()
     return found.includes(wanted)
-      ? good('onnxruntime', `lists ${found.join(', ')}; ${wanted} is used`)
-      : finding('onnxruntime', 'bad', `lists ${found.join(', ')}, not ${wanted}`, 'Set ASSAY_PROVIDER to one of these.')
+      ? good('onnxruntime', `runs on ${found.join(', ')}; ${wanted} is used`)
+      : finding('onnxruntime', 'bad', `runs on ${found.join(', ')}, not ${wanted}`, 'Set ASSAY_PROVIDER to one of these.')
   } catch (error) {
     return finding('onnxruntime', 'bad', messageOf(error), 'Install the dependencies again with `npm ci`.')
   }

@@ -1,7 +1,9 @@
+import { readFileSync } from 'node:fs'
 import { privateKeyToAddress } from 'viem/accounts'
 import { examine, reachable, showFindings } from './doctor.ts'
 import { providers } from './engine/providers.ts'
 import { tryProvider } from './engine/tryProvider.ts'
+import { readRunnerFile } from './runnerFile.ts'
 import { hasNativeSigner } from './signer.ts'
 
 /** Lists the execution providers that work here: the runtime names some whose libraries it does not have. */
@@ -13,10 +15,16 @@ async function workingProviders(): Promise<string[]> {
   return providers.filter((_, index) => complaints[index] === null)
 }
 
+/** Adds what the settings' file says to the environment, as a runner does. */
+function settingsOf(environment: Record<string, string | undefined>): Record<string, string | undefined> {
+  const { ASSAY_CONFIG: path } = environment
+  return path ? { ...readRunnerFile(readFileSync(path, 'utf8')).settings, ...environment } : environment
+}
+
 /** Examines this machine and prints what was found, as a table or as JSON. Gives the exit code: 1 when something does not work. */
 export async function runDoctor(asJson: boolean): Promise<number> {
   const findings = await examine({
-    environment: process.env,
+    environment: settingsOf(process.env),
     fetch,
     now: Date.now,
     nodeVersion: process.version,

@@ -34,6 +34,8 @@ export type ServedModel = {
   /** The numbers of rows a run may have, ascending; none where each job runs as it was sent. */
   batchSizes: readonly number[]
   run: (feeds: Tensor[], deadlineMs: number) => Promise<Tensor[]>
+  /** How many of its jobs are taken on at once; as many as the runner's own, unless told. */
+  capacity?: number
 }
 
 /** Reads the chain for what a runner must know before it works on credit. */
@@ -83,10 +85,12 @@ const recoverAddress = createRecoverer()
 /** Bytes as a key of a map: one character a byte. */
 const keyOf = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
 
+type Served = { model: ServedModel; batcher: Batcher<AcceptedJob>; execution: Uint8Array; inFlight: number }
+
 /** Takes sealed jobs to signed answers: accept, open, run, commit, journal, sign. One instance is one attested key. */
 export class JobService {
   readonly #deps: ServiceDeps
-  readonly #models = new Map<Hex, { model: ServedModel; batcher: Batcher<AcceptedJob>; execution: Uint8Array }>()
+  readonly #models = new Map<Hex, Served>()
   readonly #channels = new Map<string, Channel>()
   /** Keys of channels nobody has vouched for yet, oldest first. */
   readonly #unproven = new Set<string>()
@@ -114,7 +118,7 @@ export class JobService {
       parallel: this.#deps.parallel ?? 1,
       now: this.#deps.now,
     })
-    this.#models.set(model.digest, { model, batcher, execution: executionDigest(model.execution) })
+    this.#models.set(model.digest, { model, batcher, execution: executionDigest(model.execution), inFlight: 0 })
   }
 
   #metered(run: ServedModel['run']): ServedModel['run'] {
@@ -249,6 +253,8 @@ export class JobService {
     }
     const served = this.#models.get(channel.terms.model)
     if (!served) return refusal('unknown_model', 'The runner stopped serving this model.')
+    if (served.inFlight >= (served.model.capacity ?? Number.POSITIVE_INFINITY))
+      return refusal('at_capacity', `The runner has ${served.inFlight} jobs of this model in hand.`)
     let plaintext: Uint8Array
     try {
       plaintext = envelope.open(job, direction.request, request.body)
@@ -260,6 +266,7 @@ export class JobService {
     const begun = performance.now()
     const finished = new Promise<Finished>((resolve) => {
       const end = (result: Finished) => {
+        served.inFlight--
         this.#end(channel, job, bodyHash, result)
         resolve(result)
       }
@@ -280,6 +287,7 @@ export class JobService {
           end(refusal('job_lost', 'The runner could not record the job; nothing was charged.'))
         },
       }
+      served.inFlight++
       this.#reserve(channel, job)
       // The promise is not yet there for copies of the job to join, and nothing runs before it is.
       queueMicrotask(() => this.#run(served, accepted, plaintext, request.deadlineMs))
@@ -307,12 +315,7 @@ export class JobService {
     if (this.#inFlight === 0) for (const resolve of this.#idle.splice(0)) resolve()
   }
 
-  #run(
-    { model, batcher }: { model: ServedModel; batcher: Batcher<AcceptedJob> },
-    job: AcceptedJob,
-    plaintext: Uint8Array,
-    deadlineMs: number,
-  ): void {
+  #run({ model, batcher }: Served, job: AcceptedJob, plaintext: Uint8Array, deadlineMs: number): void {
     try {
       const body = decodeBody('inputs', plaintext)
       if (body.error !== undefined) throw new TensorError('A request carries tensors, not an error.')

@@ -441,6 +441,14 @@ describe('JobService', () => {
     answered(await service.handle(await ask(await channel(), 1n, { by: stranger })))
   })
 
+  test('refusal: a model at its own capacity, while the runner has room for others', async () => {
+    const { service } = open({ model: { ...served(), capacity: 1 } })
+    const of = await channel()
+    const results = await together(service, await Promise.all([1n, 2n].map((job) => ask(of, job))))
+    expect(results.map(refused).sort()).toEqual(['answered with status 0', 'at_capacity'])
+    answered(await service.handle(await ask(of, 3n, { cumulative: 20n })))
+  })
+
   test('refusal: a draining runner takes nothing new', async () => {
     const { service } = open()
     await service.drain()

@@ -11,8 +11,8 @@ import { equalBytes, toHex } from '../../../protocol/bytes.ts'
 import { sha256 } from '../../../protocol/hash.ts'
 import { readGraph } from '../../../protocol/onnx/reader.ts'
 import type { Tensor } from '../../../protocol/tensors.ts'
-import { freeRows } from './freeRows.ts'
 import * as graphs from './graphs.ts'
+import { freeRows } from './rewriteModel.ts'
 
 const threadCounts = [1, 2, 4] as const
 const long = process.env.LONG === '1'

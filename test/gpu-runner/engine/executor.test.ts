@@ -10,6 +10,7 @@ import { startExecutorProcess } from '../../../gpu-runner/engine/executorProcess
 import { kinds } from '../../../gpu-runner/engine/wire.ts'
 import type { Tensor } from '../../../protocol/tensors.ts'
 import * as graphs from './graphs.ts'
+import { externalise } from './rewriteModel.ts'
 
 const tiny = { digest: '0x01', graph: graphs.mlp(4, 8, 3), external: [] }
 /** Takes seconds for a thousand rows, so that it can be caught at work. */
@@ -155,6 +156,28 @@ describe('createExecutor', () => {
     await executor.load({ ...tiny, digest: '0x05' })
     expect(executor.warm()).toEqual(['0x05'])
     expect(await executor.run('0x01', rowsOf(4), long)).toHaveLength(1)
+  })
+
+  test('behavior: weights in a file of their own come from memory, and are still there when that memory is used again', async () => {
+    const executor = start({ spare: false })
+    const { graph, data } = externalise(tiny.graph, 'weights.bin')
+    await executor.load(tiny)
+    await executor.load({ digest: '0x06', graph, external: [{ path: 'weights.bin', data }] })
+    for (const count of [1, 4_000, 1]) {
+      const [inside] = await executor.run('0x01', rowsOf(4, count), long)
+      const [outside] = await executor.run('0x06', rowsOf(4, count), long)
+      expect(outside).toEqual(inside)
+    }
+  })
+
+  test('attack: a file that was not given is not found anywhere else', async () => {
+    const executor = start({ spare: false })
+    const { graph } = externalise(tiny.graph, 'weights.bin')
+    await expect(executor.load({ digest: '0x06', graph, external: [] })).rejects.toMatchObject({ name: 'ModelError' })
+    const absolute = externalise(tiny.graph, join(import.meta.dirname, 'graphs.ts'))
+    await expect(executor.load({ digest: '0x07', graph: absolute.graph, external: [] })).rejects.toMatchObject({
+      name: 'ModelError',
+    })
   })
 
   test('behavior: a process finds nothing in its environment and an empty folder around it', async () => {

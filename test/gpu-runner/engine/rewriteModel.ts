@@ -1,6 +1,6 @@
 import { concat, utf8 } from '../../../protocol/bytes.ts'
 
-/** Reads and writes as much of a protobuf as it takes to free the first dimension of a graph's inputs and outputs, so that models written for one batch can be tried with others. */
+/** Reads and writes as much of a protobuf as it takes to change a model that somebody else wrote: to free its rows, or to move its weights to a file of their own. */
 
 function readVarint(bytes: Uint8Array, at: number): { value: number; next: number } {
   let value = 0
@@ -19,8 +19,8 @@ function varint(value: number): Uint8Array {
   }
 }
 
-/** Rewrites the length-delimited fields of a number; everything else is kept byte by byte. */
-function rewrite(bytes: Uint8Array, field: number, change: (content: Uint8Array, index: number) => Uint8Array) {
+/** Rewrites the length-delimited fields of a number, or leaves them out for null; everything else is kept byte by byte. */
+function rewrite(bytes: Uint8Array, field: number, change: (content: Uint8Array, index: number) => Uint8Array | null) {
   const parts: Uint8Array[] = []
   let seen = 0
   for (let at = 0; at < bytes.length; ) {
@@ -36,6 +36,7 @@ function rewrite(bytes: Uint8Array, field: number, change: (content: Uint8Array,
       at = length.next + length.value
       if (Math.floor(tag.value / 8) === field) {
         const content = change(bytes.subarray(length.next, at), seen++)
+        if (!content) continue
         parts.push(varint(tag.value), varint(content.length), content)
         continue
       }
@@ -59,4 +60,28 @@ export function freeRows(model: Uint8Array): Uint8Array {
       ),
     )
   return rewrite(model, 7, (graph) => rewrite(rewrite(graph, 11, freeValue), 12, freeValue))
+}
+
+const field = (number: number, content: Uint8Array) => concat(varint(number * 8 + 2), varint(content.length), content)
+const entry = (key: string, value: string) => field(13, concat(field(1, utf8(key)), field(2, utf8(value))))
+
+/** Moves a model's weights to one external file, as exporters do with large ones. */
+export function externalise(model: Uint8Array, path: string): { graph: Uint8Array; data: Uint8Array } {
+  const data: Uint8Array[] = []
+  let offset = 0
+  // GraphProto.initializer 5; TensorProto.raw_data 9, external_data 13, data_location 14 (onnx.proto)
+  const graph = rewrite(model, 7, (content) =>
+    rewrite(content, 5, (tensor) => {
+      let length = 0
+      const rest = rewrite(tensor, 9, (raw) => {
+        data.push(raw)
+        length = raw.length
+        return null
+      })
+      const place = concat(entry('location', path), entry('offset', `${offset}`), entry('length', `${length}`))
+      offset += length
+      return concat(rest, place, new Uint8Array([0x70, 1]))
+    }),
+  )
+  return { graph, data: concat(...data) }
 }

@@ -1,6 +1,6 @@
 import { type Hex, toHex } from '../../protocol/bytes.ts'
 import type { Domain } from '../../protocol/eip712.ts'
-import { decodeFrame, frameType, type JobRequest } from '../../protocol/frames.ts'
+import { decodeFrame, type JobRequest } from '../../protocol/frames.ts'
 import type { Receipt } from '../../protocol/receipt.ts'
 import { AssayError } from '../errors.ts'
 import type { SqlStorage } from '../platform.ts'
@@ -11,6 +11,8 @@ import type { Relay, SubmitOptions } from './relay.ts'
 
 /** A lease is wished to reach for this many jobs, so that the buyer's account is off the path of most. */
 const wishedJobs = 64n
+/** More questions than one life of an object can ask. */
+const questionsPerLife = 1_000_000_000
 /** How long after its last job a buyer's purse is written, in milliseconds. */
 const quietMs = 2_500
 /** How often a purse is looked at again that is not ready: a receipt that never verifies never gets it ready. */
@@ -72,6 +74,8 @@ export class CreditGate {
   readonly #purses = new Map<Hex, Purse>()
   readonly #reserved = new Map<string, Reservation>()
   #resting = false
+  #life: number | null = null
+  #questions = 0
 
   constructor(deps: CreditGateDeps) {
     this.#deps = deps
@@ -81,7 +85,8 @@ export class CreditGate {
   prepare(): void {
     this.#deps.sql.exec(`CREATE TABLE IF NOT EXISTS purses (
       buyer TEXT PRIMARY KEY, free TEXT NOT NULL, open TEXT NOT NULL, expires_at INTEGER NOT NULL, void_at INTEGER NOT NULL,
-      clean INTEGER NOT NULL, channels TEXT NOT NULL)`)
+      clean INTEGER NOT NULL, channels TEXT NOT NULL);
+      CREATE TABLE IF NOT EXISTS lives (life INTEGER PRIMARY KEY)`)
   }
 
   /** Hands a job to the relay once its price is reserved, and gives its answer's frame. Throws what the relay throws, and `unfunded` where the deposit does not reach; `accepted` is false then. */
@@ -177,9 +182,8 @@ export class CreditGate {
     }
     return answer.then(
       (frame) => {
-        // Where the answer carried a receipt, it has been taken already.
-        if (frame[0] === frameType.jobRefusal && this.#reserved.get(key) === reservation)
-          this.#release(key, reservation)
+        // A receipt has been taken already; what is still reserved now was refused, or answered from memory.
+        if (this.#reserved.get(key) === reservation) this.#release(key, reservation)
         return frame
       },
       (error: unknown) => {
@@ -286,6 +290,7 @@ export class CreditGate {
       const least = purse.free < price ? price - purse.free : 0n
       answer = await lease(purse.buyer, {
         runner,
+        turn: this.#turn(),
         open: purse.open + purse.free,
         counted: purse.counted,
         least,
@@ -312,6 +317,18 @@ export class CreditGate {
       this.#write(purse, false)
     }
     this.#restSoon()
+  }
+
+  /** Numbers a question: later lives of this object come after all questions of earlier ones. */
+  #turn(): number {
+    if (this.#life === null) {
+      const { sql } = this.#deps
+      const [row] = sql.exec<{ life: number | null }>('SELECT max(life) AS life FROM lives').toArray()
+      this.#life = (row?.life ?? 0) + 1
+      sql.exec('INSERT INTO lives (life) VALUES (?)', this.#life)
+      sql.exec('DELETE FROM lives WHERE life < ?', this.#life)
+    }
+    return this.#life * questionsPerLife + ++this.#questions
   }
 
   /** Forgets channels whose totals the account has and that have nothing under way. */

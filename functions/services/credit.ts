@@ -8,6 +8,8 @@ export type ChannelSpent = { channel: Hex; spent: bigint; voidAt: number }
 export type LeaseRequest = {
   /** The runner whose mailbox asks. */
   runner: Hex
+  /** Grows with each question of a mailbox, through all its lives: one that was overtaken on its way says what is no longer so. */
+  turn: number
   /** What jobs it has handed over and has no receipt for may still cost. */
   open: bigint
   /** False when the mailbox lost count of what it had leased: what it held before may have been spent. */
@@ -47,7 +49,7 @@ const freshWhenShortMs = 1_000
 const share = 4n
 
 type ChannelRow = { channel: Hex; runner: Hex; spent: string; settled: string; void_at: number }
-type LeaseRow = { runner: Hex; held: string; expires_at: number; void_at: number }
+type LeaseRow = { runner: Hex; turn: number; held: string; expires_at: number; void_at: number }
 
 const larger = (a: bigint, b: bigint) => (a > b ? a : b)
 
@@ -71,11 +73,11 @@ export class Credit {
     this.#deps.sql.exec(`CREATE TABLE IF NOT EXISTS spent (
         channel TEXT PRIMARY KEY, runner TEXT NOT NULL, spent TEXT NOT NULL, settled TEXT NOT NULL, void_at INTEGER NOT NULL);
       CREATE TABLE IF NOT EXISTS leases (
-        runner TEXT PRIMARY KEY, held TEXT NOT NULL, expires_at INTEGER NOT NULL, void_at INTEGER NOT NULL);
+        runner TEXT PRIMARY KEY, turn INTEGER NOT NULL, held TEXT NOT NULL, expires_at INTEGER NOT NULL, void_at INTEGER NOT NULL);
       CREATE TABLE IF NOT EXISTS lost (id INTEGER PRIMARY KEY, runner TEXT NOT NULL, held TEXT NOT NULL, void_at INTEGER NOT NULL)`)
   }
 
-  /** Takes a mailbox's account of itself and leases it more. Throws what reading the chain throws; nothing is granted then. */
+  /** Takes a mailbox's account of itself and leases it more. Throws what reading the chain throws, and for a question that was overtaken; nothing is granted then. */
   lease(request: LeaseRequest): Promise<LeaseAnswer> {
     // One at a time: between reading what is left and giving it away nothing else may.
     return this.#inTurn(async () => {
@@ -93,7 +95,7 @@ export class Credit {
       const available = this.#available
       if (available < request.least) return { available: larger(available, 0n) }
       const granted = larger(request.least, request.wish < available / share ? request.wish : available / share)
-      this.#hold(request.runner, request.open + granted, this.#deps.now() + leaseMs, request.voidAt)
+      this.#hold({ ...request, held: request.open + granted, expiresAt: this.#deps.now() + leaseMs })
       return { granted, forMs: leaseMs }
     })
   }
@@ -122,8 +124,9 @@ export class Credit {
   }
 
   /** What a mailbox says of itself replaces what was known of it. */
-  #take({ runner, open, counted, channels, voidAt }: LeaseRequest): void {
+  #take({ runner, turn, open, counted, channels, voidAt }: LeaseRequest): void {
     const [before] = this.#rows<LeaseRow>('SELECT * FROM leases WHERE runner = ?', runner)
+    if (before && turn <= before.turn) throw new Error('The question was overtaken by a later one.')
     if (before && !counted && BigInt(before.held) > 0n)
       this.#deps.sql.exec(
         'INSERT INTO lost (runner, held, void_at) VALUES (?, ?, ?)',
@@ -132,7 +135,8 @@ export class Credit {
         before.void_at,
       )
     this.#note(runner, channels)
-    this.#hold(runner, open, this.#deps.now() + leaseMs, Math.max(voidAt, counted ? (before?.void_at ?? 0) : 0))
+    const until = Math.max(voidAt, counted ? (before?.void_at ?? 0) : 0)
+    this.#hold({ runner, turn, held: open, expiresAt: this.#deps.now() + leaseMs, voidAt: until })
   }
 
   #note(runner: Hex, channels: readonly ChannelSpent[]): void {
@@ -150,10 +154,23 @@ export class Credit {
     }
   }
 
-  #hold(runner: Hex, held: bigint, expiresAt: number, voidAt: number): void {
+  #hold({
+    runner,
+    turn,
+    held,
+    expiresAt,
+    voidAt,
+  }: {
+    runner: Hex
+    turn: number
+    held: bigint
+    expiresAt: number
+    voidAt: number
+  }): void {
     this.#deps.sql.exec(
-      'INSERT OR REPLACE INTO leases (runner, held, expires_at, void_at) VALUES (?, ?, ?, ?)',
+      'INSERT OR REPLACE INTO leases (runner, turn, held, expires_at, void_at) VALUES (?, ?, ?, ?, ?)',
       runner,
+      turn,
       String(held),
       expiresAt,
       voidAt,
@@ -196,7 +213,8 @@ export class Credit {
   /** Asks mailboxes whose lease is over for what they do not need. One that cannot be asked keeps what it has. */
   async #recallExpired(asking: Hex): Promise<void> {
     const { now, recall } = this.#deps
-    for (const { runner, held, void_at } of this.#rows<LeaseRow>('SELECT * FROM leases WHERE expires_at <= ?', now())) {
+    for (const row of this.#rows<LeaseRow>('SELECT * FROM leases WHERE expires_at <= ?', now())) {
+      const { runner, turn, held, void_at: voidAt } = row
       if (runner === asking || BigInt(held) === 0n) continue
       let returned: Returned
       try {
@@ -205,10 +223,10 @@ export class Credit {
         continue
       }
       if (returned) this.#note(runner, returned.channels)
-      this.#hold(runner, returned?.open ?? 0n, now(), void_at)
+      this.#hold({ runner, turn, held: returned?.open ?? 0n, expiresAt: now(), voidAt })
       // What was not counted stays held, but as lost, so that it is not asked for again.
       if (!returned)
-        this.#deps.sql.exec('INSERT INTO lost (runner, held, void_at) VALUES (?, ?, ?)', runner, held, void_at)
+        this.#deps.sql.exec('INSERT INTO lost (runner, held, void_at) VALUES (?, ?, ?)', runner, held, voidAt)
     }
   }
 }

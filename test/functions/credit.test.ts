@@ -30,9 +30,11 @@ function open({ deposit = 1_000n } = {}) {
       return returned
     },
   })
+  let turns = 0
   const ask = (runner: Hex, change: Partial<LeaseRequest> = {}) =>
     credit.lease({
       runner,
+      turn: ++turns,
       open: 0n,
       counted: true,
       least: 10n,
@@ -98,6 +100,16 @@ describe('an account', () => {
     const { ask, credit } = open({ deposit: 100n })
     for (let attempt = 0; attempt < 5; attempt++) await ask(one, { least: 20n, wish: 20n })
     expect(await credit.view()).toMatchObject({ leased: 20n, available: 80n })
+  })
+
+  test('refusal: a question that was overtaken by a later one changes nothing', async () => {
+    const { ask, credit } = open({ deposit: 100n })
+    await ask(one, { turn: 7, open: 40n, least: 0n, wish: 0n })
+    await expect(ask(one, { turn: 6, open: 0n, least: 1n })).rejects.toThrow('overtaken')
+    await expect(ask(one, { turn: 7, open: 0n, least: 1n })).rejects.toThrow('overtaken')
+    expect(await credit.view()).toMatchObject({ leased: 40n })
+    await ask(one, { turn: 8, open: 10n, least: 0n, wish: 0n })
+    expect(await credit.view()).toMatchObject({ leased: 10n })
   })
 
   test('behavior: what a mailbox lost count of is held until nothing of it can be claimed, and no longer', async () => {

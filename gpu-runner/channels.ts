@@ -27,6 +27,10 @@ export type Channel = {
   running: Map<bigint, { bodyHash: Uint8Array; finished: Promise<Finished> }>
   /** Digests of the sealed bodies of jobs that ended, as far back as a new job may lie. */
   ended: Map<bigint, Uint8Array>
+  /** Up to this number only the journal knows which jobs ended; one it does not know may have been, so it is not begun. */
+  forgotten: bigint
+  /** Whether a job ended since the last look. */
+  stirred: boolean
   /** Sealing contexts by their id, or on their way. */
   contexts: Map<string, NativeEnvelope | Promise<NativeEnvelope>>
 }
@@ -43,6 +47,8 @@ export function newChannel(id: Uint8Array, terms: Terms): Channel {
     highestJob: 0n,
     running: new Map(),
     ended: new Map(),
+    forgotten: -1n,
+    stirred: false,
     contexts: new Map(),
   }
 }
@@ -50,14 +56,26 @@ export function newChannel(id: Uint8Array, terms: Terms): Channel {
 /** How far below the highest job number seen a new one may lie, so that parallel requests can arrive in any order. */
 export const jobWindow = 1_024n
 
-/** Tells whether a job number lies too far below the highest seen to begin. */
-export const isTooOld = (channel: Channel, job: bigint) => job + jobWindow <= channel.highestJob
+/** Tells whether a job number lies too far below the highest seen to begin, or among those only the journal knows. */
+export const isTooOld = (channel: Channel, job: bigint) =>
+  job + jobWindow <= channel.highestJob || job <= channel.forgotten
 
 /** Remembers that a job ended, and forgets those too old to begin again: the journal still knows them. */
 export function noteEnded(channel: Channel, job: bigint, bodyHash: Uint8Array): void {
   channel.ended.set(job, bodyHash)
-  if (channel.ended.size <= 2 * Number(jobWindow)) return
+  channel.stirred = true
+  // A sweep now and then, not one a job.
+  if (channel.ended.size <= 1.25 * Number(jobWindow)) return
   for (const ended of channel.ended.keys()) if (isTooOld(channel, ended)) channel.ended.delete(ended)
+}
+
+/** Leaves what a channel at rest did to the journal: there may be very many of them. */
+export function rest(channel: Channel): void {
+  if (!channel.stirred && channel.running.size === 0 && channel.ended.size > 0) {
+    channel.ended.clear()
+    channel.forgotten = channel.highestJob
+  }
+  channel.stirred = false
 }
 
 const refuse = (refused: RefusalReason, detail: string): JobRefused => ({ refused, detail })
@@ -104,7 +122,7 @@ export function checkJob(
   const running = channel.running.get(job)
   if (running) return equalBytes(running.bodyHash, bodyHash) ? 'join' : conflict()
   if (isTooOld(channel, job))
-    return refuse('job_too_old', `Job ${job} is ${jobWindow} or more below ${channel.highestJob}.`)
+    return refuse('job_too_old', `Job ${job} lies too far below ${channel.highestJob}; take a higher number.`)
   if (channel.terms.expiresAt < BigInt(now) + 60n)
     return refuse('expired_terms', `The terms expire at ${channel.terms.expiresAt}; open a new channel.`)
   const due = channel.cumulative + channel.reserved + channel.terms.price

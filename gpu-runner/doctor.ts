@@ -70,7 +70,12 @@ async function checkProviders({ environment, providers }: DoctorDeps): Promise<F
     const found = await providers()
     return found.includes(wanted)
       ? good('onnxruntime', `runs on ${found.join(', ')}; ${wanted} is used`)
-      : finding('onnxruntime', 'bad', `runs on ${found.join(', ')}, not ${wanted}`, 'Set ASSAY_PROVIDER to one of these.')
+      : finding(
+          'onnxruntime',
+          'bad',
+          `runs on ${found.join(', ')}, not ${wanted}`,
+          'Set ASSAY_PROVIDER to one of these.',
+        )
   } catch (error) {
     return finding('onnxruntime', 'bad', messageOf(error), 'Install the dependencies again with `npm ci`.')
   }

@@ -12,7 +12,7 @@ import { jobStatus } from '../protocol/receipt.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
-import { type Channel, checkJob, checkTerms, type Finished, isTooOld, newChannel, noteEnded } from './channels.ts'
+import { type Channel, checkJob, checkTerms, type Finished, isTooOld, newChannel, noteEnded, rest } from './channels.ts'
 import { Batcher, type RunResult } from './engine/batcher.ts'
 import { RunDeadlineError } from './engine/executor.ts'
 import { Funds, type FundsReader } from './funds.ts'
@@ -213,7 +213,7 @@ export class JobService {
   /** Answers a job that ended or is being run, or refuses one whose number cannot be used; null for one to begin. */
   #settledAlready(channel: Channel, job: bigint, bodyHash: Uint8Array): Finished | Promise<Finished> | null {
     const { journal, now } = this.#deps
-    const old = isTooOld(channel, job) ? journal.find(channel.id, job) : null
+    const old = isTooOld(channel, job) && !channel.ended.has(job) ? journal.find(channel.id, job) : null
     const known = channel.ended.get(job) ?? old?.bodyHash ?? null
     const decision = checkJob(channel, job, bodyHash, known, Math.floor(now() / 1000))
     if (decision === 'join') return channel.running.get(job)!.finished
@@ -402,9 +402,10 @@ export class JobService {
     }
   }
 
-  /** Forgets channels whose terms ended before `termsBefore`, in unix seconds: they can neither be worked in nor claimed any more. */
+  /** Forgets channels whose terms ended before `termsBefore`, in unix seconds: they can neither be worked in nor claimed any more. Called now and then: what did not stir since the last time is left to the journal. */
   prune(termsBefore: number): void {
     for (const [key, channel] of this.#channels) {
+      rest(channel)
       if (channel.terms.expiresAt >= BigInt(termsBefore) || channel.running.size > 0) continue
       this.#channels.delete(key)
       this.#unproven.delete(key)

@@ -476,6 +476,23 @@ describe('JobService', () => {
     expect(refused(await service.handle(await ask(of, 1n, { cumulative: 30n })))).toBe('job_too_old')
   })
 
+  test('attack: a channel at rest remembers nothing itself, and still begins no job twice', async () => {
+    const { service, journal } = open()
+    const of = await channel()
+    const requests = await Promise.all([1n, 5n].map((job) => ask(of, job, { cumulative: 1_000n })))
+    const first = (await together(service, requests)).map(answered)
+    service.prune(0)
+    expect(answered(await service.handle(requests[0]!)).signature).toEqual(first[0]!.signature)
+    service.prune(0)
+    expect(answered(await service.handle(requests[1]!)).signature).toEqual(first[1]!.signature)
+    expect(refused(await service.handle(await ask(of, 3n, { cumulative: 1_000n })))).toBe('job_too_old')
+    expect(refused(await service.handle({ ...requests[0]!, body: requests[1]!.body }))).toBe('job_conflict')
+    // Once its answer is kept no longer it is not begun anew either: its nonce has been used.
+    await journal.prune({ answersBefore: Number.MAX_SAFE_INTEGER, termsBefore: 0 })
+    expect(refused(await service.handle(requests[0]!))).toBe('job_too_old')
+    expect(answered(await service.handle(await ask(of, 6n, { cumulative: 1_000n }))).receipt.cumulative).toBe(30n)
+  })
+
   test('behavior: a tensor the model does not take is answered with a receipt that costs nothing', async () => {
     const { service } = open()
     const of = await channel()

@@ -133,8 +133,12 @@ const chainTests: Record<Contract, readonly string[]> = {
 
 // Conditions whose absence nobody can observe, each with the reason: a second wall behind a first, or a shortcut.
 const unobservable: readonly { contract: Contract; text: string; because: string }[] = [
+  { contract: 'Escrow', text: 'amount <= type(uint120).max', because: 'the sum is checked again, with the same error' },
   { contract: 'Escrow', text: 'mandate.spent >= mandate.cap', because: 'what is left is zero without it' },
   { contract: 'Escrow', text: 'buyer.code.length == 0', because: 'a call to no code returns nothing, which is no yes' },
+  { contract: 'Claims', text: 'packed.length >= HEADER', because: 'a listing past the end is refused' },
+  { contract: 'Claims', text: 'proof + 9 <= batch.end', because: 'a listing past the end is refused' },
+  { contract: 'Claims', text: 'at + GROUP <= batch.end', because: 'a claim past the end is refused' },
   { contract: 'Claims', text: 'at + CLAIM + 2 <= batch.end', because: 'the end is checked again after the claim' },
   { contract: 'Claims', text: 'at <= batch.end', because: 'the end of the last claim is compared with the end' },
   {

@@ -317,7 +317,12 @@ contract PackingRefusals is RefusalSetup {
         assertMalformed(with(159, 0)); // a listing without a claim
         assertMalformed(with(159, 2)); // a listing with a claim more than the batch
         assertMalformed(with(160, 3)); // a kind there is none of
-        assertMalformed(cut(with(85, 0), 88)); // nothing at all
+        bytes memory nothing = cut(with(85, 0), 88);
+        assertMalformed(nothing);
+        nothing[86] = 0;
+        assertMalformed(nothing);
+        nothing[87] = 0x01;
+        assertMalformed(nothing);
     }
 
     function test_aListingWithoutAClaimBesideOneWithAll() public {
@@ -371,6 +376,19 @@ contract PackingRefusals is RefusalSetup {
         assertStatus(
             escrow.settle(abi.encodePacked(head, uint32(1), uint32(3), uint8(2), other, other, rest))[0], Escrow.Status.Settled
         );
+    }
+
+    /// @dev A proof longer than its tree proves nothing, even where the runner signed what it leads to.
+    function test_aProofLongerThanItsTree() public {
+        bytes32 domain = escrow.domainSeparator();
+        Item memory one = item(100, NOW);
+        bytes32 leaf = harness.leaf(harness.channelOf(domain, one.terms), one.receipt);
+        bytes32 other = keccak256("another leaf");
+        bytes memory signature = signCompact(RUNNER, Protocol.batchDigest(domain, Protocol.node(other, leaf), 1));
+        bytes memory head = abi.encodePacked(vm.addr(RUNNER), signature, uint16(1), uint8(1), uint8(1));
+        bytes memory proof = abi.encodePacked(uint32(0), uint32(1), uint8(1), other);
+        Escrow.Status[] memory got = escrow.settle(abi.encodePacked(head, proof, group(one.terms, 1), body(one)));
+        assertStatus(got[0], Escrow.Status.BadReceipt);
     }
 }
 

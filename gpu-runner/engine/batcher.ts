@@ -66,7 +66,8 @@ export class Batcher<T> {
     let rows = rowsOf(first)
     const places = [0]
     if (rows < most && canLead(first.feeds)) {
-      for (let at = 1; at < queue.length && rows < most; at++) {
+      const end = Math.min(queue.length, lookAhead)
+      for (let at = 1; at < end && rows < most; at++) {
         const next = queue[at]!
         const more = rowsOf(next)
         if (rows + more > most || !canFollow(first.feeds, next.feeds)) continue
@@ -145,6 +146,9 @@ function sliceRows(feeds: readonly Tensor[], at: number, rows: number): Tensor[]
     return { ...tensor, shape: [rows, ...tensor.shape.slice(1)], data }
   })
 }
+
+/** How far down the queue jobs are looked for that can join: past it, looking takes longer than it saves. */
+const lookAhead = 1_024
 
 const rowsOf = ({ feeds }: { feeds: readonly Tensor[] }) => feeds[0]?.shape[0] ?? 1
 

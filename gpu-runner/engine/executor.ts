@@ -50,6 +50,8 @@ export type ExecutorOptions = {
   spare?: boolean
   /** What processes find in their environment: nothing unless told, as a GPU's libraries may need. */
   environment?: Record<string, string>
+  /** What to put before a process's program, as `findSandbox` gives it. */
+  sandbox?: readonly string[]
   /** The longest wait before a process that died of itself is replaced. */
   longestBackoffMs?: number
   /** The program of a process. */
@@ -108,6 +110,7 @@ class ExecutorPool implements Executor {
       loadLimitMs: 60_000,
       answerLimit: 2 ** 30,
       spare: true,
+      sandbox: [],
       longestBackoffMs: 5_000,
       main: join(import.meta.dirname, 'executorMain.ts'),
       now: () => performance.now(),
@@ -200,9 +203,10 @@ class ExecutorPool implements Executor {
   }
 
   #spawn(): ExecutorProcess | null {
-    const { answerLimit, environment, main } = this.#options
+    const { answerLimit, environment, main, sandbox } = this.#options
     try {
-      return startExecutorProcess({ workingDirectory: this.#workingDirectory, environment, answerLimit, main })
+      const workingDirectory = this.#workingDirectory
+      return startExecutorProcess({ workingDirectory, environment, answerLimit, main, sandbox })
     } catch {
       return null
     }

@@ -32,13 +32,17 @@ export function startExecutorProcess({
   environment = {},
   answerLimit,
   main,
+  sandbox = [],
 }: {
   workingDirectory: string
   environment?: Record<string, string>
   answerLimit: number
   main: string
+  /** What to put before the program, such as a command that takes the network away. */
+  sandbox?: readonly string[]
 }): ExecutorProcess {
-  const child: ChildProcess = spawn(process.execPath, ['--no-warnings', main], {
+  const command = [...sandbox, process.execPath, '--no-warnings', main]
+  const child: ChildProcess = spawn(command[0]!, command.slice(1), {
     cwd: workingDirectory,
     env: environment,
     stdio: ['ignore', 'ignore', 'ignore', 'pipe'],

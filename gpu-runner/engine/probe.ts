@@ -11,7 +11,7 @@ const otherThreadCounts = [1, 2, 4] as const
 const trialRunMs = 60_000
 
 /** Says how models will be run. */
-type Conditions = Pick<ExecutorOptions, 'threads' | 'provider' | 'environment'> & {
+type Conditions = Pick<ExecutorOptions, 'threads' | 'provider' | 'environment' | 'sandbox'> & {
   maxBatch: number
   budgetMs?: number
 }
@@ -26,13 +26,20 @@ export type Probe = {
 }
 
 /** Opens processes for trials, one for each number of threads and none before it is needed: a model that ends its process then never ends one that serves. */
-export function openProbe({ threads, provider = 'cpu', environment = {}, maxBatch, budgetMs }: Conditions): Probe {
+export function openProbe({
+  threads,
+  provider = 'cpu',
+  environment = {},
+  sandbox = [],
+  maxBatch,
+  budgetMs,
+}: Conditions): Probe {
   const executors = new Map<number, Executor>()
   const start = (count: number): Executor => {
     const open = executors.get(count)
     if (open) return open
     // A budget that nothing fits into: each model is held alone, and leaves for the next.
-    const executor = createExecutor({ threads: count, provider, environment, spare: false, memoryBudget: 0 })
+    const executor = createExecutor({ threads: count, provider, environment, sandbox, spare: false, memoryBudget: 0 })
     executors.set(count, executor)
     return executor
   }

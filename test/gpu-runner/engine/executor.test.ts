@@ -7,11 +7,14 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, describe, expect, test } from 'vitest'
 import { createExecutor, type Executor, type ExecutorOptions } from '../../../gpu-runner/engine/executor.ts'
 import { startExecutorProcess } from '../../../gpu-runner/engine/executorProcess.ts'
+import { findSandbox } from '../../../gpu-runner/engine/sandbox.ts'
 import { kinds } from '../../../gpu-runner/engine/wire.ts'
 import type { Tensor } from '../../../protocol/tensors.ts'
 import * as graphs from './graphs.ts'
 import { externalise } from './rewriteModel.ts'
 
+const sandbox = await findSandbox()
+if (sandbox.length === 0) console.warn('Skipped: this system gives nobody a network of their own.')
 const tiny = { digest: '0x01', graph: graphs.mlp(4, 8, 3), external: [] }
 /** Takes seconds for a thousand rows, so that it can be caught at work. */
 const slow = { digest: '0x02', graph: graphs.mlp(64, 4_096, 4_096, 4_096, 4), external: [] }
@@ -178,6 +181,28 @@ describe('createExecutor', () => {
     await expect(executor.load({ digest: '0x07', graph: absolute.graph, external: [] })).rejects.toMatchObject({
       name: 'ModelError',
     })
+  })
+
+  test.skipIf(sandbox.length === 0)(
+    'behavior: in a sandbox a process has no network, and works and dies as any',
+    async () => {
+      const executor = start({ sandbox })
+      await executor.load(tiny)
+      expect(await executor.run('0x01', rowsOf(4), long)).toHaveLength(1)
+      const pid = executor.pid()!
+      expect(readlinkSync(`/proc/${pid}/ns/net`)).not.toBe(readlinkSync('/proc/self/ns/net'))
+      const interfaces = readFileSync(`/proc/${pid}/net/dev`, 'utf8')
+      // What there may be beside the loopback has carried nothing and has no address.
+      expect(interfaces).toMatch(/lo: +0 /)
+      expect(readFileSync(`/proc/${pid}/net/route`, 'utf8').trim().split('\n')).toHaveLength(1)
+      process.kill(pid, 'SIGKILL')
+      expect(await executor.run('0x01', rowsOf(4), long)).toHaveLength(1)
+    },
+  )
+
+  test('behavior: where there is no tool for it there is no sandbox', async () => {
+    expect(await findSandbox(['/nonexistent/unshare'])).toEqual([])
+    expect(await findSandbox(['/bin/false'])).toEqual([])
   })
 
   test('behavior: a process finds nothing in its environment and an empty folder around it', async () => {

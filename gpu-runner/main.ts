@@ -21,6 +21,7 @@ import { Earnings } from './earnings.ts'
 import { createExecutor, ModelError } from './engine/executor.ts'
 import { checkListing, fetchModel, type ModelJson, ModelRefusedError } from './engine/models.ts'
 import { openProbe, type Probe } from './engine/probe.ts'
+import { findSandbox } from './engine/sandbox.ts'
 import { tryProvider } from './engine/tryProvider.ts'
 import { openJournal } from './journal.ts'
 import { type Link, openLink } from './link.ts'
@@ -88,7 +89,9 @@ const predecessors = journal.runners()
 const environment: Record<string, string> = config.ASSAY_LIBRARY_PATH
   ? { LD_LIBRARY_PATH: config.ASSAY_LIBRARY_PATH }
   : {}
-const engine = { threads: config.ASSAY_THREADS, provider: config.ASSAY_PROVIDER, environment }
+const sandbox = await findSandbox()
+log('executors', { network: sandbox.length > 0 ? 'none' : 'shared' })
+const engine = { threads: config.ASSAY_THREADS, provider: config.ASSAY_PROVIDER, environment, sandbox }
 const missing = engine.provider === 'cpu' ? null : await tryProvider(engine.provider, environment)
 if (missing) throw new Error(`ASSAY_PROVIDER=${engine.provider} does not work on this machine: ${missing}`)
 const executors = config.ASSAY_EXECUTORS ?? Math.max(1, Math.floor(availableParallelism() / config.ASSAY_THREADS))

@@ -10,7 +10,7 @@ import { type ChannelBook, claimWindowSeconds, type KnownChannel } from './chann
 import type { Relay, SubmitOptions } from './relay.ts'
 
 /** A lease is wished to reach for this many jobs, so that the buyer's account is off the path of most. */
-const wishedJobs = 64n
+const wishedJobs = 256n
 /** More questions than one life of an object can ask. */
 const questionsPerLife = 1_000_000_000
 /** How long after its last job a buyer's purse is written, in milliseconds. */
@@ -90,9 +90,10 @@ export class CreditGate {
   }
 
   /** Hands a job to the relay once its price is reserved, and gives its answer's frame. Throws what the relay throws, and `unfunded` where the deposit does not reach; `accepted` is false then. */
-  async submit(runner: Hex, bytes: Uint8Array, options: SubmitOptions = {}): Promise<Uint8Array> {
+  async submit(runner: Hex, bytes: Uint8Array, given: SubmitOptions = {}): Promise<Uint8Array> {
     const { relay, book } = this.#deps
-    const request = decodeFrame(bytes)
+    const request = given.decoded ?? decodeFrame(bytes)
+    const options = { ...given, decoded: request }
     if (request.type !== 'jobRequest') return relay.submit(bytes, options)
     const key = keyOf(request.channel, request.job)
     const earlier = this.#reserved.get(key)

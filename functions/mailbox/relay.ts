@@ -1,6 +1,7 @@
 import { equalBytes, toHex } from '../../protocol/bytes.ts'
 import {
   decodeFrame,
+  type Frame,
   type Hello,
   type JobAnswer,
   type JobRequest,
@@ -38,8 +39,8 @@ export type RelayDeps = {
   answered: (answer: JobAnswer, request: JobRequest) => void
 }
 
-/** Configures one job: how long it may take at most, and who is told when it leaves for the runner. */
-export type SubmitOptions = { maxMs?: number; onSent?: () => void }
+/** Configures one job: how long it may take at most, who is told when it leaves for the runner, and what its bytes say where that is known already. */
+export type SubmitOptions = { maxMs?: number; onSent?: () => void; decoded?: Frame }
 
 type Job = {
   key: string
@@ -154,7 +155,7 @@ export class Relay {
 
   /** Takes a job and gives its answer's frame, or the runner's refusal. The same job with the same body joins the one under way or gets the answer it had. Throws AssayError, whose `accepted` says whether the runner may have the job. */
   submit(bytes: Uint8Array, options: SubmitOptions = {}): Promise<Uint8Array> {
-    const request = decodeFrame(bytes)
+    const request = options.decoded ?? decodeFrame(bytes)
     if (request.type !== 'jobRequest') throw new AssayError('bad_frame', 'Only job requests are posted here.')
     const key = `${toHex(request.channel)}:${request.job}`
     const conflict = () =>

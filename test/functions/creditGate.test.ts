@@ -348,7 +348,7 @@ describe('a credit gate', () => {
           expect(it.claimable()).toBeLessThanOrEqual(150n)
         },
       ),
-      { numRuns: 200 },
+      { numRuns: 120 },
     )
   }, 60_000)
 
@@ -373,7 +373,7 @@ describe('a credit gate', () => {
           expect(await it.gather()).toEqual({ deposit: 150n, owed, leased: 0n, lost: 0n, available: 150n - owed })
         },
       ),
-      { numRuns: 100 },
+      { numRuns: 60 },
     )
   }, 60_000)
 })

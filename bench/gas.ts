@@ -4,6 +4,7 @@ import { fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import { detailDigest } from '../protocol/receipt.ts'
 import { openContracts, signerOf } from '../test/contracts/setup.ts'
 import { run as attestation } from './gasAttestation.ts'
+import { run as deposits } from './gasDeposits.ts'
 import { run as stake } from './gasStake.ts'
 import type { Row } from './main.ts'
 
@@ -84,7 +85,7 @@ export async function run(): Promise<Row[]> {
       null,
       15_000,
     )
-    rows.push(...(await stake(it, runner)))
+    rows.push(...(await deposits(it)), ...(await stake(it, runner)))
     return rows
   } finally {
     await it.chain.stop()

@@ -469,6 +469,7 @@ const attestRetryMs = 600_000
 
 // New listings are picked up, and the registration renewed well before it runs out, with the same keys and a fresh nonce.
 let totalsAt = now()
+let claimsTold = 0
 let prunedAt = now()
 let attestAt = 0
 let warmSaid = executor.warm().sort().join()
@@ -508,12 +509,14 @@ while (!stopping.signal.aborted) {
     log('prune_failed', { message: error instanceof Error ? error.message : 'unknown' })
   }
   try {
-    if (now() >= totalsAt) {
+    if (now() >= totalsAt || settler.claims > claimsTold) {
       totalsAt = now() + totalsMs
+      claimsTold = settler.claims
       const path = `/v1/runners/${signer.address}/totals`
       const headers = { 'content-type': 'application/json' }
       const post = (body: object) => edge(path, { method: 'POST', headers, body: JSON.stringify(body) })
-      await postTotals({ journal, signer, domain, now: Math.floor(now() / 1000), post })
+      const channels = await postTotals({ journal, signer, domain, now: Math.floor(now() / 1000), post })
+      if (channels > 0) log('totals_posted', { channels })
     }
   } catch (error) {
     log('totals_failed', { message: error instanceof Error ? error.message : 'unknown' })

@@ -30,6 +30,7 @@ export class Settler {
   readonly #settled = new Map<Hex, bigint>()
   #triedAt: number
   #lookedAt = Number.NEGATIVE_INFINITY
+  #claims = 0
   #last: Promise<unknown> = Promise.resolve()
 
   constructor(deps: SettlerDeps) {
@@ -47,11 +48,18 @@ export class Settler {
     return Math.floor(this.#deps.now() / 1000)
   }
 
+  /** Counts the transactions that claimed something. */
+  get claims(): number {
+    return this.#claims
+  }
+
   /** Claims everything now. Two at a time would claim the same sums, so each waits for the one before. Throws what settling throws. */
   settle(): Promise<Settlement> {
-    const next = this.#last.then(() => {
+    const next = this.#last.then(async () => {
       this.#triedAt = this.#now()
-      return settleJournal(this.#deps)
+      const settlement = await settleJournal(this.#deps)
+      this.#claims += settlement.transactions.length
+      return settlement
     })
     this.#last = next.catch(() => {})
     return next

@@ -20,6 +20,7 @@ import { runDoctor } from './doctorMain.ts'
 import { Earnings } from './earnings.ts'
 import { createExecutor, ModelError } from './engine/executor.ts'
 import { checkListing, fetchModel, type ModelJson, ModelRefusedError } from './engine/models.ts'
+import type { Trial } from './engine/admission.ts'
 import { openProbe, type Probe } from './engine/probe.ts'
 import { findSandbox } from './engine/sandbox.ts'
 import { tryProvider } from './engine/tryProvider.ts'
@@ -30,9 +31,11 @@ import { createMeter } from './meter.ts'
 import { createMetrics } from './metrics.ts'
 import { answerOf } from './recorder.ts'
 import { registerRunner } from './register.ts'
+import { emptyRunnerFile, readRunnerFile, ruleFor } from './runnerFile.ts'
+import { selfTest } from './selfTest.ts'
 import { envelopeOpener, JobService } from './service.ts'
 import { Settler } from './settler.ts'
-import { createRunnerSigner } from './signer.ts'
+import { createRecoverer, createRunnerSigner } from './signer.ts'
 import { configfsTsm } from './tee/configfsTsm.ts'
 import { createDevelopmentTee } from './tee/development.ts'
 import { createDevelopmentSnp } from './tee/developmentSnp.ts'
@@ -45,7 +48,8 @@ import { type AgreedVerdict, collectVerdict } from './verdicts.ts'
 
 if (process.argv[2] === 'doctor') process.exit(await runDoctor(process.argv.includes('--json')))
 
-const config = readConfig(process.env)
+const file = process.env.ASSAY_CONFIG ? readRunnerFile(readFileSync(process.env.ASSAY_CONFIG, 'utf8')) : emptyRunnerFile
+const config = readConfig({ ...file.settings, ...process.env })
 const log = createLog((line) => process.stdout.write(line))
 const now = Date.now
 
@@ -90,7 +94,7 @@ const environment: Record<string, string> = config.ASSAY_LIBRARY_PATH
   ? { LD_LIBRARY_PATH: config.ASSAY_LIBRARY_PATH }
   : {}
 const sandbox = await findSandbox()
-log('executors', { network: sandbox.length > 0 ? 'none' : 'shared' })
+log('executors', { sandbox: sandbox.join(' ') || 'none' })
 const engine = { threads: config.ASSAY_THREADS, provider: config.ASSAY_PROVIDER, environment, sandbox }
 const missing = engine.provider === 'cpu' ? null : await tryProvider(engine.provider, environment)
 if (missing) throw new Error(`ASSAY_PROVIDER=${engine.provider} does not work on this machine: ${missing}`)
@@ -193,6 +197,14 @@ async function attest(): Promise<void> {
   attestedAt = now()
   log('attested', { signer: signer.address, validUntil })
 }
+// Before anything is paid or offered.
+await selfTest({
+  signer,
+  recoverAddress: createRecoverer(),
+  hpkeKey: hpke.rawPublicKey,
+  openEnvelope: envelopeOpener(hpke),
+  journal,
+})
 await attest()
 
 /** Models not to be tried before a time: never again for what is wrong with the model itself, a minute for a download that failed. */
@@ -202,8 +214,15 @@ const modelRetryMs = 60_000
 /** How long a file of a model may take to come: gigabytes at a modest 10 MB a second. */
 const downloadLimitMs = 3_600_000
 
+// One look at the listings at a time: two would try the same models twice.
+let admitting: Promise<void> = Promise.resolve()
+const admitModels = (): Promise<void> => {
+  admitting = admitting.catch(() => {}).then(admitOnce)
+  return admitting
+}
+
 /** Admits listed models that this runner should serve and does not yet. */
-async function admitModels(): Promise<void> {
+async function admitOnce(): Promise<void> {
   const wanted = config.ASSAY_MODELS
   const { probe, close } = openProbe({ ...engine, maxBatch: config.ASSAY_MAX_BATCH })
   try {
@@ -231,6 +250,9 @@ async function admitModel(json: ModelJson, probe: Probe['probe']): Promise<void>
       now: Math.floor(now() / 1000),
       contractSignature: chain.contractSignature,
     })
+    const { capacity, minimumPrice = 0n } = ruleFor(file, json.digest)
+    if (BigInt(json.listing.price!) < minimumPrice)
+      throw new ModelRefusedError(`Its price is below the ${minimumPrice} that this runner works for.`)
     const { loadable, reread, ...model } = await fetchModel(json, {
       cacheDir: join(config.ASSAY_STATE, 'models'),
       fetchArtifact: async (digest) => {
@@ -239,23 +261,31 @@ async function admitModel(json: ModelJson, probe: Probe['probe']): Promise<void>
         return body ?? new ReadableStream({ start: (stream) => stream.close() })
       },
     })
-    const trial = await probe({ manifest: model.manifest, loadable, reread })
-    await executor.load(loadable, reread)
-    service.serve({
-      ...model,
-      run: (feeds, deadlineMs) => executor.run(json.digest, feeds, deadlineMs),
-      batchSizes: trial.batchSizes,
-      execution: {
-        runtime: 'onnxruntime-node',
-        runtimeVersion: ortVersion,
-        provider: engine.provider,
-        optimization: 'all',
-        threads: config.ASSAY_THREADS,
-        class: trial.class,
-        batch: trial.batch,
-        measurement: workload,
-      },
+    const serve = (found: Pick<Trial, 'class' | 'batch' | 'batchSizes'>) => {
+      service.serve({
+        ...model,
+        run: (feeds, deadlineMs) => executor.run(json.digest, feeds, deadlineMs),
+        batchSizes: found.batchSizes,
+        ...(capacity === undefined ? {} : { capacity }),
+        execution: {
+          runtime: 'onnxruntime-node',
+          runtimeVersion: ortVersion,
+          provider: engine.provider,
+          optimization: 'all',
+          threads: config.ASSAY_THREADS,
+          class: found.class,
+          batch: found.batch,
+          measurement: workload,
+        },
+      })
+      offer()
+    }
+    const trial = await probe({ manifest: model.manifest, loadable, reread }, async () => {
+      // It has loaded elsewhere, so it can serve: one job a run, and nothing promised before the trial has looked.
+      await executor.load(loadable, reread)
+      serve({ class: 'tolerant', batch: 'single', batchSizes: [] })
     })
+    serve(trial)
     log('model_admitted', {
       model: json.digest,
       name: model.manifest.name,
@@ -263,7 +293,6 @@ async function admitModel(json: ModelJson, probe: Probe['probe']): Promise<void>
       batch: trial.batch,
       findings: trial.findings.map(({ reason, detail }) => `${reason}: ${detail}`).join('; '),
     })
-    links[0]?.sayHello()
   } catch (error) {
     const lasting = error instanceof ModelRefusedError || error instanceof ModelError
     refusedModels.set(json.digest, lasting ? Number.POSITIVE_INFINITY : now() + modelRetryMs)
@@ -274,12 +303,14 @@ async function admitModel(json: ModelJson, probe: Probe['probe']): Promise<void>
   }
 }
 
-const links: Link[] = []
-await admitModels()
+/** The link of this runner's own key: opened with its first model, or when there is none after the first look at the listings. */
+let link = null as Link | null
+/** Links of predecessors' keys: opened before any model is tried, which can take minutes, so that what they journalled is answered at once. */
+const predecessorLinks: Link[] = []
 
 const socketUrl = (runner: Hex) => `${config.ASSAY_EDGE.replace(/^http/, 'ws')}/v1/runners/${runner}/socket`
 const seconds = () => BigInt(Math.floor(now() / 1000))
-links.push(
+const openOwnLink = () =>
   openLink({
     url: socketUrl(signer.address),
     authorization: async () => {
@@ -300,8 +331,13 @@ links.push(
     handle: (requests, reply) => service.handleAll(requests, reply),
     log,
     random: Math.random,
-  }),
-)
+  })
+
+/** Tells the edge what this runner serves now. */
+function offer(): void {
+  if (link) link.sayHello()
+  else link = openOwnLink()
+}
 
 /** Answers for a runner whose keys died with its process: what the journal holds was promised and is given; the rest is lost and free. */
 function answerForPredecessor(request: JobRequest): JobAnswer | JobRefusal {
@@ -320,7 +356,7 @@ for (const predecessor of predecessors) {
   const succession = toHex(
     await chain.signTypedSuccession(successionDigest(domain, { predecessor, successor: signer.address })),
   )
-  links.push(
+  predecessorLinks.push(
     openLink({
       url: socketUrl(predecessor),
       authorization: async () => {
@@ -365,7 +401,7 @@ metrics.gauge('assay_jobs_in_flight', 'Jobs accepted and not yet answered.', () 
 metrics.gauge('assay_queue_depth', 'Jobs waiting for the engine.', () => service.waiting)
 metrics.gauge('assay_capacity', 'Jobs taken on at once.', () => config.ASSAY_CAPACITY)
 metrics.gauge('assay_models', 'Models served.', () => service.models.length)
-metrics.gauge('assay_link_up', '1 while connected to the edge.', () => (links[0]?.connected() ? 1 : 0))
+metrics.gauge('assay_link_up', '1 while connected to the edge.', () => (link?.connected() ? 1 : 0))
 metrics.gauge('assay_attestation_age_seconds', 'Time since the last attestation.', () =>
   Math.floor((now() - attestedAt) / 1000),
 )
@@ -391,7 +427,7 @@ metrics.gauge('process_resident_memory_bytes', 'Resident memory of the control p
 const readiness = () =>
   readinessOf({
     draining: service.draining,
-    connected: links[0]!.connected(),
+    connected: link?.connected() ?? false,
     models: service.models.length,
     validUntil,
     now: now() / 1000,
@@ -401,7 +437,7 @@ const readiness = () =>
 function drain(): { inFlight: number } {
   log('draining', { inFlight: service.inFlight })
   void service.drain().then(() => log('drained'))
-  links[0]!.sayHello()
+  link?.sayHello()
   return { inFlight: service.inFlight }
 }
 
@@ -409,7 +445,7 @@ const control = createControl({
   status: () => ({
     state: service.draining ? 'draining' : 'ready',
     signer: signer.address,
-    connected: links[0]!.connected(),
+    connected: link?.connected() ?? false,
     models: service.models,
     inFlight: service.inFlight,
     validUntil,
@@ -428,7 +464,6 @@ const control = createControl({
 })
 await new Promise<void>((resolve) => control.listen(config.ASSAY_CONTROL_PORT, '127.0.0.1', resolve))
 const address = control.address()
-log('ready', { signer: signer.address, controlPort: typeof address === 'object' && address ? address.port : 0 })
 
 const stopping = new AbortController()
 const stop = async () => {
@@ -442,7 +477,8 @@ const stop = async () => {
     settler.stop().catch((error: Error) => log('settle_failed', { message: error.message })),
     sleep(5_000),
   ])
-  for (const link of links) link.close()
+  link?.close()
+  for (const each of predecessorLinks) each.close()
   control.close()
   await executor.stop()
   journal.close()
@@ -467,7 +503,24 @@ const warmSayMs = 60_000
 /** A renewal costs gas, so one that failed is tried again only after this long. */
 const attestRetryMs = 600_000
 
-// New listings are picked up, and the registration renewed well before it runs out, with the same keys and a fresh nonce.
+/** How often listings are looked at, in milliseconds. */
+const lookMs = 2_000
+const pause = () => sleep(lookMs, undefined, { signal: stopping.signal }).catch(() => {})
+
+const look = () => admitModels().catch((error: Error) => log('refresh_failed', { message: error.message }))
+await look()
+if (!link) offer()
+log('ready', { signer: signer.address, controlPort: typeof address === 'object' && address ? address.port : 0 })
+
+// Trying a model takes as long as it takes, and renewals and claims do not wait for it.
+void (async () => {
+  while (!stopping.signal.aborted) {
+    await pause()
+    await look()
+  }
+})()
+
+// The registration is renewed well before it runs out, with the same keys and a fresh nonce.
 let totalsAt = now()
 let claimsTold = 0
 let prunedAt = now()
@@ -475,15 +528,14 @@ let attestAt = 0
 let warmSaid = executor.warm().sort().join()
 let warmSaidAt = now()
 while (!stopping.signal.aborted) {
-  await sleep(2_000, undefined, { signal: stopping.signal }).catch(() => {})
+  await pause()
   if (stopping.signal.aborted) break
   try {
-    await admitModels()
     const warm = executor.warm().sort().join()
     if (warm !== warmSaid && now() - warmSaidAt > warmSayMs) {
       warmSaid = warm
       warmSaidAt = now()
-      links[0]!.sayHello()
+      link?.sayHello()
     }
     if (validUntil - now() / 1000 < 6 * 3600 && now() >= attestAt) {
       attestAt = now() + attestRetryMs

@@ -1,27 +1,44 @@
-import { execFile } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { promisify } from 'node:util'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { startExecutorProcess } from './executorProcess.ts'
 
-/** Where util-linux puts its tool for namespaces. */
-const unsharePaths = ['/usr/bin/unshare', '/bin/unshare'] as const
+const withoutNetwork = ['/usr/bin/unshare', '--net', '--'] as const
+/** The user and group that own nothing. */
+const asNobody = [
+  '/usr/bin/setpriv',
+  '--reuid=65534',
+  '--regid=65534',
+  '--clear-groups',
+  '--inh-caps=-all',
+  '--no-new-privs',
+  '--',
+] as const
 
-/** The ways to start a program without a network, the plain one for root first (unshare(1), network_namespaces(7)). */
-const ways = [['--net'], ['--user', '--net']] as const
+/** What can be put before a program, the strictest first: no network and a user that owns nothing (root may), no network (root may), no network (anybody may where user namespaces are on). See unshare(1), setpriv(1) and network_namespaces(7). */
+const ways: readonly (readonly string[])[] = [
+  [...withoutNetwork, ...asNobody],
+  withoutNetwork,
+  ['/usr/bin/unshare', '--user', '--net', '--'],
+]
 
-/** Finds a command that starts a program with no network at all, so that a model which takes over its process cannot tell anyone what it saw. Gives the words to put before the program; none where the system allows it to nobody. */
-export async function findSandbox(paths: readonly string[] = unsharePaths): Promise<string[]> {
-  const unshare = paths.find((path) => existsSync(path))
-  if (!unshare) return []
-  for (const way of ways) {
-    const words = [unshare, ...way, '--']
-    const works = await promisify(execFile)(words[0]!, [...words.slice(1), process.execPath, '--version'], {
-      env: {},
-      timeout: 10_000,
-    }).then(
-      () => true,
-      () => false,
-    )
-    if (works) return words
+/** Finds the strictest way in which an executor starts on this system, so that a model which takes over its process reads no file of the runner's and tells nobody what it saw. Gives the words to put before the program; none where the system allows nothing of the kind. */
+export async function findSandbox(candidates = ways): Promise<readonly string[]> {
+  const workingDirectory = mkdtempSync(join(tmpdir(), 'assay-sandbox-'))
+  const main = join(import.meta.dirname, 'executorMain.ts')
+  try {
+    for (const sandbox of candidates) {
+      const executor = startExecutorProcess({ workingDirectory, answerLimit: 65_536, main, sandbox })
+      const starts = await executor.ready.then(
+        () => true,
+        () => false,
+      )
+      executor.kill()
+      await executor.ended
+      if (starts) return sandbox
+    }
+    return []
+  } finally {
+    rmSync(workingDirectory, { recursive: true, force: true })
   }
-  return []
 }

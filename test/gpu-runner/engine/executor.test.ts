@@ -195,14 +195,15 @@ describe('createExecutor', () => {
       // What there may be beside the loopback has carried nothing and has no address.
       expect(interfaces).toMatch(/lo: +0 /)
       expect(readFileSync(`/proc/${pid}/net/route`, 'utf8').trim().split('\n')).toHaveLength(1)
+      const uid = /^Uid:\t(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]
+      expect(uid).toBe(sandbox.includes('--reuid=65534') ? '65534' : String(process.getuid!()))
       process.kill(pid, 'SIGKILL')
       expect(await executor.run('0x01', rowsOf(4), long)).toHaveLength(1)
     },
   )
 
   test('behavior: where there is no tool for it there is no sandbox', async () => {
-    expect(await findSandbox(['/nonexistent/unshare'])).toEqual([])
-    expect(await findSandbox(['/bin/false'])).toEqual([])
+    expect(await findSandbox([['/nonexistent/unshare', '--net', '--'], ['/bin/false']])).toEqual([])
   })
 
   test('behavior: a process finds nothing in its environment and an empty folder around it', async () => {

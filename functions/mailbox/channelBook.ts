@@ -10,8 +10,8 @@ import type { SqlStorage } from '../platform.ts'
 
 /** How long after its terms' end a channel can still be claimed, in seconds (`Escrow.CLAIM_WINDOW`). */
 export const claimWindowSeconds = 86_400
-/** How long what is new about a channel waits to be written, in milliseconds: a thousand jobs of one channel are one row and one signature to check. */
-const writeMs = 2_000
+/** How long what is new about a channel waits to be written, in milliseconds: a thousand jobs of one channel are one row and one signature to check, which takes a millisecond. */
+const writeMs = 10_000
 /** Channels remembered in memory; the others are read from the object's disk. */
 const maxRemembered = 10_000
 /** Channels that may wait to be written. */
@@ -50,7 +50,7 @@ export class ChannelBook {
   readonly #known = new Map<Hex, KnownChannel>()
   readonly #unwritten = new Set<Hex>()
   #waiting = false
-  #writing: Promise<void> | null = null
+  #writing: Promise<void> = Promise.resolve()
 
   constructor(deps: ChannelBookDeps) {
     this.#deps = deps
@@ -120,12 +120,16 @@ export class ChannelBook {
       }))
   }
 
-  /** Writes what is new. Never throws for a voucher that is wrong: it is not kept. */
-  flush(): Promise<void> {
-    this.#writing ??= this.#write().finally(() => {
-      this.#writing = null
-    })
-    return this.#writing
+  /** Tells whether the disk knows all that is known of a channel worth keeping. */
+  isWritten(id: Hex): boolean {
+    return !this.#unwritten.has(id)
+  }
+
+  /** Writes what is new: of some channels, or of all. Never throws for a voucher that is wrong: it stays a candidate. */
+  flush(only?: Iterable<Hex>): Promise<void> {
+    const next = this.#writing.then(() => this.#write(only ?? this.#unwritten))
+    this.#writing = next.catch(() => {})
+    return next
   }
 
   #seconds(): number {
@@ -175,10 +179,10 @@ export class ChannelBook {
     })
   }
 
-  async #write(): Promise<void> {
+  async #write(ids: Iterable<Hex>): Promise<void> {
     // What is added meanwhile is met as well.
-    for (const id of this.#unwritten) {
-      this.#unwritten.delete(id)
+    for (const id of ids) {
+      if (!this.#unwritten.delete(id)) continue
       const channel = this.#known.get(id)
       if (!channel?.best) continue
       if (channel.candidate) {

@@ -391,7 +391,10 @@ export class CreditGate {
     return (
       purse.counted &&
       purse.inFlight === 0 &&
-      [...purse.tabs.values()].every(({ channel }) => (channel.best?.receipt.cumulative ?? 0n) === channel.cumulative)
+      [...purse.tabs.values()].every(
+        ({ channel }) =>
+          this.#deps.book.isWritten(channel.id) && (channel.best?.receipt.cumulative ?? 0n) === channel.cumulative,
+      )
     )
   }
 
@@ -407,7 +410,8 @@ export class CreditGate {
 
   async #rest(): Promise<void> {
     const { book, now, sql } = this.#deps
-    await book.flush()
+    const quiet = [...this.#purses.values()].filter(({ inFlight, users }) => inFlight === 0 && users === 0)
+    await book.flush(quiet.filter(({ written }) => !written).flatMap(({ tabs }) => [...tabs.keys()]))
     const seconds = Math.floor(now() / 1000)
     for (const [buyer, purse] of this.#purses) {
       if (purse.inFlight > 0 || purse.users > 0) continue

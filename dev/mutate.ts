@@ -5,7 +5,7 @@ import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 
 const root = join(import.meta.dirname, '..')
-const contracts = ['Escrow', 'Claims', 'Protocol', 'Stake', 'AttestedInference'] as const
+const contracts = ['Escrow', 'Claims', 'Protocol', 'Stake', 'AttestedInference', 'MeasurementPolicy'] as const
 type Contract = (typeof contracts)[number]
 
 /** One condition to break: the text between `start` and `end` is taken for `value`, whatever it says. */
@@ -128,6 +128,7 @@ const chainTests: Record<Contract, readonly string[]> = {
   Claims: ['test/contracts/escrow.test.ts', 'test/contracts/mandates.test.ts'],
   Protocol: ['test/contracts/escrow.test.ts', 'test/contracts/mandates.test.ts', 'test/contracts/consumer.test.ts'],
   Stake: ['test/contracts/stake.test.ts', 'test/contracts/consumer.test.ts'],
+  MeasurementPolicy: ['test/contracts/registry.test.ts'],
   AttestedInference: ['test/contracts/escrow.test.ts', 'test/contracts/consumer.test.ts'],
 }
 

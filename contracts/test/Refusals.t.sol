@@ -7,6 +7,7 @@ import {Claims} from "../Claims.sol";
 import {Escrow} from "../Escrow.sol";
 import {Protocol, Receipt, Terms} from "../Protocol.sol";
 import {RunnerRegistry} from "../RunnerRegistry.sol";
+import {TestToken} from "../TestToken.sol";
 
 /// @dev Answers as a registry in which every runner was attested from one time to another.
 contract AttestedBetween {
@@ -378,6 +379,22 @@ contract PackingRefusals is RefusalSetup {
         );
     }
 
+    /// @dev The last leaf of an odd number stands one level higher than the others.
+    function test_theLastOfThree() public {
+        bytes32 domain = escrow.domainSeparator();
+        Item memory one = item(100, NOW);
+        bytes32 leaf = harness.leaf(harness.channelOf(domain, one.terms), one.receipt);
+        bytes32 pair = Protocol.node(keccak256("first"), keccak256("second"));
+        bytes memory signature = signCompact(RUNNER, Protocol.batchDigest(domain, Protocol.node(pair, leaf), 3));
+        bytes memory head = abi.encodePacked(vm.addr(RUNNER), signature, uint16(1), uint8(1), uint8(1));
+        bytes memory rest = abi.encodePacked(group(one.terms, 1), body(one));
+        Escrow.Status[] memory got =
+            escrow.settle(abi.encodePacked(head, uint32(2), uint32(3), uint8(2), pair, pair, rest));
+        assertStatus(got[0], Escrow.Status.BadReceipt);
+        got = escrow.settle(abi.encodePacked(head, uint32(2), uint32(3), uint8(1), pair, rest));
+        assertStatus(got[0], Escrow.Status.Settled);
+    }
+
     /// @dev A proof longer than its tree proves nothing, even where the runner signed what it leads to.
     function test_aProofLongerThanItsTree() public {
         bytes32 domain = escrow.domainSeparator();
@@ -446,6 +463,31 @@ contract EscrowRefusals is RefusalSetup {
         toll.approve(address(on), 1_000);
         bytes memory call = abi.encodeCall(Escrow.deposit, (address(9), 1_000));
         assertFails(address(on), address(this), call, abi.encodeWithSelector(Escrow.TokenTakesFees.selector, 1_000, 990));
+    }
+
+    /// @dev Whoever sends a signed deposit, the signer is credited, once.
+    function test_aSignedDeposit() public {
+        address buyer = vm.addr(BUYER);
+        token.mint(buyer, 50);
+        bytes32 hash = keccak256(
+            abi.encode(
+                keccak256(
+                    "ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+                ),
+                buyer,
+                address(escrow),
+                uint256(50),
+                uint256(0),
+                uint256(NOW + 1),
+                bytes32(uint256(5))
+            )
+        );
+        bytes memory signature = sign(BUYER, Protocol.typed(token.DOMAIN_SEPARATOR(), hash));
+        escrow.depositWithAuthorization(buyer, 50, 0, NOW + 1, bytes32(uint256(5)), signature);
+        assertEq(balanceOfBuyer(), 1_050);
+        bytes memory call =
+            abi.encodeCall(Escrow.depositWithAuthorization, (buyer, 50, 0, NOW + 1, bytes32(uint256(5)), signature));
+        assertFails(address(this), call, TestToken.AuthorizationInvalid.selector);
     }
 
     function test_theGuardian() public {

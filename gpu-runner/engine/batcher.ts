@@ -9,6 +9,7 @@ export type RunResult = { outputs: Tensor[] } | { error: Error }
 export type QueuedRun<T> = { tag: T; feeds: Tensor[]; deadline: number }
 
 type Finished<T> = { tag: T; result: RunResult }
+type Begun<T> = { late: QueuedRun<T>[]; jobs: QueuedRun<T>[]; outcome: Promise<RunResult> }
 
 /** Holds what a batcher needs: the engine, where results go, and how many rows a run may have. */
 export type BatcherDeps<T> = {
@@ -45,16 +46,41 @@ export class Batcher<T> {
     this.#lanes++
     // One turn of the loop lets a message's jobs arrive together; it adds no timer.
     await Promise.resolve()
-    // The next run begins while the last one's answers are signed and written down, but no more than one set of them waits.
     let finishing: Promise<void> = Promise.resolve()
-    while (this.#queue.length > 0) {
-      for await (const results of this.#runGroup(this.#take())) {
+    let begun = this.#begin()
+    while (begun) {
+      const { late, jobs, outcome } = begun
+      const result = await outcome
+      // The engine has its next run while the answers of the last are dealt with; of those no more than one set waits.
+      begun = this.#begin()
+      for await (const results of this.#resultsOf(late, jobs, result)) {
         await finishing
         finishing = this.#deps.finish(results)
       }
     }
     this.#lanes--
     await finishing
+  }
+
+  /** Takes jobs from the queue and starts their run; null when there are none. */
+  #begin(): Begun<T> | null {
+    if (this.#queue.length === 0) return null
+    const { run, now } = this.#deps
+    const group = this.#take()
+    // Started late, a run would only be killed at once, and the process with it.
+    const late = group.filter(({ deadline }) => deadline <= now())
+    const jobs = late.length > 0 ? group.filter((job) => !late.includes(job)) : group
+    const start = async (): Promise<Tensor[]> => {
+      if (jobs.length === 0) return []
+      if (jobs.length === 1) return this.#runAlone(jobs[0]!)
+      const latest = jobs.reduce((most, { deadline }) => Math.max(most, deadline), 0)
+      return run(joinFeeds(jobs.map(({ feeds }) => feeds)), latest - now())
+    }
+    const outcome = start().then(
+      (outputs) => ({ outputs }),
+      (error: Error) => ({ error }),
+    )
+    return { late, jobs, outcome }
   }
 
   /** Takes the oldest job, and with it as many that can share its run as a size that was tried allows. */
@@ -84,26 +110,25 @@ export class Batcher<T> {
     return group
   }
 
-  /** Runs jobs together, and by themselves when that fails; gives results as they come. */
-  async *#runGroup(group: QueuedRun<T>[]): AsyncGenerator<Finished<T>[]> {
-    const { run, now } = this.#deps
-    // Started late, a run would only be killed at once, and the process with it.
-    const late = group.filter(({ deadline }) => deadline <= now())
+  /** Gives each job its result, as they come: when a shared run failed, each job runs again by itself. */
+  async *#resultsOf(
+    late: readonly QueuedRun<T>[],
+    jobs: readonly QueuedRun<T>[],
+    outcome: RunResult,
+  ): AsyncGenerator<Finished<T>[]> {
+    const { now } = this.#deps
     if (late.length > 0) yield late.map((job) => lateResult(job))
-    const jobs = late.length > 0 ? group.filter((job) => !late.includes(job)) : group
-    if (jobs.length > 1) {
-      try {
-        const budget = Math.max(...jobs.map(({ deadline }) => deadline)) - now()
-        const outputs = split(await run(joinFeeds(jobs.map(({ feeds }) => feeds)), budget), jobs)
-        // A neighbour's deadline may have been longer.
-        yield jobs.map((job, index) =>
-          job.deadline < now() ? lateResult(job) : { tag: job.tag, result: { outputs: outputs[index]! } },
-        )
-        return
-      } catch {
-        // One bad row must not cost its neighbours their answer: each runs again by itself.
-      }
+    if (jobs.length === 1) yield [{ tag: jobs[0]!.tag, result: outcome }]
+    if (jobs.length <= 1) return
+    const parts = 'outputs' in outcome ? split(outcome.outputs, jobs) : null
+    if (parts) {
+      // A neighbour's deadline may have been longer.
+      yield jobs.map((job, index) =>
+        job.deadline < now() ? lateResult(job) : { tag: job.tag, result: { outputs: parts[index]! } },
+      )
+      return
     }
+    // One bad row must not cost its neighbours their answer.
     for (const job of jobs) {
       try {
         if (job.deadline <= now()) yield [lateResult(job)]
@@ -200,22 +225,18 @@ export function joinFeeds(sets: readonly (readonly Tensor[])[]): Tensor[] {
   })
 }
 
-/** Gives each job its rows of the outputs. Throws when an output does not follow the rows. */
-function split<T>(outputs: Tensor[], group: readonly QueuedRun<T>[]): Tensor[][] {
-  const total = group.reduce((sum, job) => sum + rowsOf(job), 0)
-  if (!areRows(outputs, total)) throw new ModelError('An output does not follow the rows.')
+/** Gives each job its rows of the outputs; null when an output does not follow the rows. */
+function split<T>(outputs: readonly Tensor[], jobs: readonly QueuedRun<T>[]): Tensor[][] | null {
+  const total = jobs.reduce((sum, job) => sum + rowsOf(job), 0)
+  if (!areRows(outputs, total)) return null
   const sizes = outputs.map((tensor) => rowBytes(tensor)!)
   let row = 0
-  return group.map((job) => {
+  return jobs.map((job) => {
     const rows = rowsOf(job)
     const part = outputs.map(({ name, datatype, shape, data }, index) => {
       const size = sizes[index]!
-      return {
-        name,
-        datatype,
-        shape: [rows, ...shape.slice(1)],
-        data: data.subarray(row * size, (row + rows) * size),
-      }
+      const own = data.subarray(row * size, (row + rows) * size)
+      return { name, datatype, shape: [rows, ...shape.slice(1)], data: own }
     })
     row += rows
     return part

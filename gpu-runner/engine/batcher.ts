@@ -229,14 +229,17 @@ export function joinFeeds(sets: readonly (readonly Tensor[])[]): Tensor[] {
 function split<T>(outputs: readonly Tensor[], jobs: readonly QueuedRun<T>[]): Tensor[][] | null {
   const total = jobs.reduce((sum, job) => sum + rowsOf(job), 0)
   if (!areRows(outputs, total)) return null
-  const sizes = outputs.map((tensor) => rowBytes(tensor)!)
+  // Most jobs have one row: those share a shape.
+  const kinds = outputs.map((tensor) => {
+    const tail = tensor.shape.slice(1)
+    return { ...tensor, tail, single: [1, ...tail], size: rowBytes(tensor)! }
+  })
   let row = 0
   return jobs.map((job) => {
     const rows = rowsOf(job)
-    const part = outputs.map(({ name, datatype, shape, data }, index) => {
-      const size = sizes[index]!
+    const part = kinds.map(({ name, datatype, tail, single, size, data }) => {
       const own = data.subarray(row * size, (row + rows) * size)
-      return { name, datatype, shape: [rows, ...shape.slice(1)], data: own }
+      return { name, datatype, shape: rows === 1 ? single : [rows, ...tail], data: own }
     })
     row += rows
     return part

@@ -69,6 +69,9 @@ const crashWindowMs = 60_000
 /** The wait before a process is started after one that died of itself: doubled with each in a row, in milliseconds. */
 const shortestBackoffMs = 50
 
+/** A process that lived this long before it died begins the row anew. */
+const grownUpMs = 10_000
+
 /** Whoever waits for a process is told so after this many died in a row. */
 const hopelessStarts = 5
 
@@ -178,7 +181,7 @@ class ExecutorPool implements Executor {
 
   /** Starts a process, loads what it should know, and lets it work. One that follows others that died waits a little longer each time. */
   async #start(): Promise<void> {
-    const { longestBackoffMs, memoryBudget } = this.#options
+    const { longestBackoffMs, memoryBudget, now } = this.#options
     if (this.#diedInARow > 0)
       await sleep(Math.min(shortestBackoffMs * 2 ** this.#diedInARow, longestBackoffMs), undefined, { ref: false })
     if (this.#stopped) return
@@ -187,12 +190,13 @@ class ExecutorPool implements Executor {
       this.#diedInARow++
       return this.#start()
     }
+    const startedAt = now()
     this.#processes.add(process)
     void process.ended.then(() => {
       this.#processes.delete(process)
       const at = this.#idle.findIndex((worker) => worker.process === process)
       if (at >= 0) this.#idle.splice(at, 1)
-      if (process.diedByItself()) this.#diedInARow++
+      if (process.diedByItself()) this.#diedInARow = now() - startedAt > grownUpMs ? 1 : this.#diedInARow + 1
       if (!this.#stopped) this.#prepare(this.#start())
     })
     const providers = await process.ready.catch(() => null)

@@ -20,8 +20,10 @@ type Candidate = Pick<FetchedModel, 'manifest' | 'loadable'> & Partial<Pick<Fetc
 
 /** Tries models one after another. */
 export type Probe = {
-  /** Finds out how a model may be run; `onLoaded` is told once it has loaded, before the trial, which takes longer. Throws ModelError when it cannot be loaded. */
-  probe(model: Candidate, onLoaded?: () => Promise<void>): Promise<Trial>
+  /** Loads a model, so that one which cannot be loaded is known before it serves. Throws ModelError. */
+  load(model: Candidate): Promise<void>
+  /** Finds out how a model may be run. Throws ModelError when it cannot be loaded. */
+  probe(model: Candidate): Promise<Trial>
   close(): Promise<void>
 }
 
@@ -56,10 +58,10 @@ export function openProbe({
     }
   }
   return {
-    async probe(model, onLoaded) {
+    load: async (model) => void (await load(threads, model)),
+    async probe(model) {
       const others = otherThreadCounts.filter((count) => count !== threads)
       const [run, ...otherRuns] = await Promise.all([threads, ...others].map((count) => load(count, model)))
-      await onLoaded?.()
       return tryModel({
         manifest: model.manifest,
         run: run!,

@@ -404,6 +404,7 @@ export class Assay {
   ): Promise<T> {
     const until = this.#options.now() + (options.deadlineMs ?? defaultDeadlineMs)
     let tried: Tried = { exclude: [] }
+    let reached = false
     for (let attempt = 0; ; attempt++) {
       let channel: Channel | undefined
       let refused: unknown
@@ -413,13 +414,14 @@ export class Assay {
       } catch (error) {
         refused = error
       }
+      reached ||= channel !== undefined
       if (channel && (refused instanceof VerificationError || refused instanceof EdgeError)) channel.dead = true
       if (!(refused instanceof EdgeError)) throw refused
       const waitMs = Math.min(2_000, 50 * 2 ** attempt)
       const late = attempt >= maxPlacements || this.#options.now() + waitMs > until
       if (!channel) {
-        // Those excluded were busy or away; with nobody else to ask they are asked again.
-        if (refused.code !== 'no_match' || tried.exclude.length === 0 || late) throw refused
+        // Those reached before were busy or are away; with nobody else to ask they are asked again.
+        if (refused.code !== 'no_match' || !reached || late) throw refused
         tried = { exclude: [] }
       } else if (elsewhere.has(refused.code) && notAccepted(refused)) {
         if (late) throw refused

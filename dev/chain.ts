@@ -4,7 +4,7 @@ import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { createPublicClient, createTestClient, http, type PublicClient, type TestClient } from 'viem'
 import { anvil } from 'viem/chains'
-import { freePort, stopProcess, untilReady } from './processes.ts'
+import { freePort, killProcess, stopProcess, untilReady } from './processes.ts'
 
 /** Finds anvil itself: npm's launcher stands in front of it and would take the signals meant for it. */
 function anvilBinary(): string {
@@ -23,6 +23,8 @@ export type Chain = {
   chainId: number
   publicClient: PublicClient
   testClient: TestClient
+  /** Kills the chain as a power cut would, and starts it again from what it had written. Needs a `stateDir`. */
+  crash(): Promise<void>
   stop(): Promise<void>
 }
 
@@ -59,9 +61,8 @@ export async function startChain({
     // Written every second as well as on exit, so that a killed chain loses at most a second.
     args.push('--state', join(stateDir, 'anvil.json'), '--state-interval', '1')
   }
-  const child: ChildProcess = spawn(anvilBinary(), args, {
-    stdio: ['ignore', 'ignore', 'pipe'],
-  })
+  const launch = (): ChildProcess => spawn(anvilBinary(), args, { stdio: ['ignore', 'ignore', 'pipe'] })
+  let child = launch()
   const rpcUrl = `http://127.0.0.1:${chosen}`
   const transport = http(rpcUrl, { retryCount: 0 })
   const publicClient = createPublicClient({
@@ -71,6 +72,20 @@ export async function startChain({
     cacheTime: 0,
   }) as PublicClient
   const testClient = createTestClient({ chain: anvil, mode: 'anvil', transport }) as TestClient
-  await untilReady('chain', child, 20_000, async () => (await publicClient.getChainId()) === chainId)
-  return { rpcUrl, chainId, publicClient, testClient, stop: () => stopProcess(child) }
+  const ready = () => untilReady('chain', child, 20_000, async () => (await publicClient.getChainId()) === chainId)
+  await ready()
+  return {
+    rpcUrl,
+    chainId,
+    publicClient,
+    testClient,
+    async crash() {
+      await killProcess(child)
+      child = launch()
+      await ready()
+      // A restored chain has forgotten its block hashes, and a quote's nonce is a recent one.
+      await testClient.mine({ blocks: 2 })
+    },
+    stop: () => stopProcess(child),
+  }
 }

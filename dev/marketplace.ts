@@ -24,7 +24,7 @@ import { migrate, startEdge } from './edge.ts'
 import { developmentKey, developmentSeed, parties } from './keys.ts'
 import { startNeon } from './neon.ts'
 import { startPostgres } from './postgres.ts'
-import { stopProcess } from './processes.ts'
+import { childrenOf, stopProcess } from './processes.ts'
 import type { Progress } from './progress.ts'
 
 /** The escrow's fee in a local marketplace, in basis points. */
@@ -51,6 +51,8 @@ export type Marketplace = {
     onLog?: (line: string) => void
   }): Promise<RunnerProcess>
   restartEdge(): Promise<void>
+  /** Kills one of the services without a word and starts it again at the same address. */
+  crash(service: 'edge' | 'database' | 'chain'): Promise<void>
   stopDatabase(): Promise<void>
   stop(): Promise<void>
 }
@@ -316,6 +318,13 @@ export async function startMarketplace({
       },
       async restartEdge() {
         await edge.dispose()
+        edge = await startEdge({ stateDir, vars, port })
+      },
+      async crash(service) {
+        if (service === 'chain') return chain.crash()
+        if (service === 'database') return postgres.crash()
+        for (const id of await childrenOf(process.pid, 'workerd')) process.kill(id, 'SIGKILL')
+        await edge.dispose().catch(() => {})
         edge = await startEdge({ stateDir, vars, port })
       },
       stopDatabase,

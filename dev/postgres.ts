@@ -51,18 +51,20 @@ export async function startPostgres({ stateDir, port }: { stateDir: string; port
   const note = (text: unknown) => {
     tail = `${tail}${String(text)}`.slice(-2_000)
   }
-  const server = new EmbeddedPostgres({
-    databaseDir: folder,
-    port: chosen,
-    user: 'assay',
-    password: 'assay',
-    persistent: true,
-    createPostgresUser: isRoot,
-    initdbFlags: ['--encoding=UTF8', '--locale=C'],
-    postgresFlags: ['-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories='],
-    onLog: note,
-    onError: note,
-  })
+  const create = () =>
+    new EmbeddedPostgres({
+      databaseDir: folder,
+      port: chosen,
+      user: 'assay',
+      password: 'assay',
+      persistent: true,
+      createPostgresUser: isRoot,
+      initdbFlags: ['--encoding=UTF8', '--locale=C'],
+      postgresFlags: ['-c', 'listen_addresses=127.0.0.1', '-c', 'unix_socket_directories='],
+      onLog: note,
+      onError: note,
+    })
+  let server = create()
   try {
     if (!(await exists(join(folder, 'PG_VERSION')))) await server.initialise()
     await server.start()
@@ -75,5 +77,16 @@ export async function startPostgres({ stateDir, port }: { stateDir: string; port
   const { rowCount } = await client.query("SELECT 1 FROM pg_database WHERE datname = 'assay'")
   if (!rowCount) await client.query('CREATE DATABASE assay')
   await client.end()
-  return { url: `${base}/assay`, dispose: () => server.stop() }
+  return {
+    url: `${base}/assay`,
+    /** Kills the server as a power cut would, and starts it again on what it had written. */
+    async crash() {
+      const id = Number((await readFile(join(folder, 'postmaster.pid'), 'utf8')).split('\n')[0])
+      process.kill(id, 'SIGKILL')
+      await endLeftover(folder)
+      server = create()
+      await server.start()
+    },
+    dispose: () => server.stop(),
+  }
 }

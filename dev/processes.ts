@@ -1,4 +1,5 @@
 import type { ChildProcess } from 'node:child_process'
+import { readdir, readFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
@@ -50,4 +51,25 @@ export async function stopProcess(child: ChildProcess, graceMs = 10_000): Promis
   const timer = setTimeout(() => child.kill('SIGKILL'), graceMs)
   await ended
   clearTimeout(timer)
+}
+
+/** Kills a process without a word (SIGKILL), and waits until it is gone. */
+export async function killProcess(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null || child.pid === undefined) return
+  const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()))
+  child.kill('SIGKILL')
+  await ended
+}
+
+/** Lists the children of a process by the name of their executable; Linux only. */
+export async function childrenOf(parent: number, name: string): Promise<number[]> {
+  const ids = (await readdir('/proc')).filter((entry) => /^\d+$/.test(entry))
+  const found = await Promise.all(
+    ids.map(async (id) => {
+      const stat = await readFile(`/proc/${id}/stat`, 'utf8').catch(() => '')
+      const [, command, , ppid] = /^\d+ \((.*)\) (\S) (\d+)/.exec(stat) ?? []
+      return command === name && Number(ppid) === parent ? [Number(id)] : []
+    }),
+  )
+  return found.flat()
 }

@@ -18,9 +18,9 @@ import { readConfig, settlementPolicyOf } from './config.ts'
 import { createControl, readinessOf } from './control.ts'
 import { runDoctor } from './doctorMain.ts'
 import { Earnings } from './earnings.ts'
+import type { Trial } from './engine/admission.ts'
 import { createExecutor, ModelError } from './engine/executor.ts'
 import { checkListing, fetchModel, type ModelJson, ModelRefusedError } from './engine/models.ts'
-import type { Trial } from './engine/admission.ts'
 import { openProbe, type Probe } from './engine/probe.ts'
 import { findSandbox } from './engine/sandbox.ts'
 import { tryProvider } from './engine/tryProvider.ts'
@@ -221,10 +221,11 @@ const admitModels = (): Promise<void> => {
   return admitting
 }
 
-/** Admits listed models that this runner should serve and does not yet. */
+/** Admits listed models that this runner should serve and does not yet: all of them are served before the first is tried, because trying takes longer. */
 async function admitOnce(): Promise<void> {
   const wanted = config.ASSAY_MODELS
-  const { probe, close } = openProbe({ ...engine, maxBatch: config.ASSAY_MAX_BATCH })
+  const probe = openProbe({ ...engine, maxBatch: config.ASSAY_MAX_BATCH })
+  const trials: (() => Promise<void>)[] = []
   try {
     let cursor: string | null = ''
     while (cursor !== null) {
@@ -235,70 +236,83 @@ async function admitOnce(): Promise<void> {
       for (const json of page.models) {
         if (service.models.includes(json.digest) || now() < (refusedModels.get(json.digest) ?? 0)) continue
         if (wanted !== 'any' && !wanted.includes(json.digest)) continue
-        await admitModel(json, probe)
+        const trial = await guarded(json, () => admitModel(json, probe))
+        if (trial) trials.push(() => guarded(json, trial))
       }
     }
+    for (const trial of trials) await trial()
   } finally {
-    await close()
+    await probe.close()
   }
 }
 
-async function admitModel(json: ModelJson, probe: Probe['probe']): Promise<void> {
+/** Does a step of a model's admission, and notes why it failed: for good where the model is at fault, for a minute otherwise. */
+async function guarded<T>(json: ModelJson, step: () => Promise<T>): Promise<T | undefined> {
   try {
-    await checkListing(json, {
-      domain,
-      now: Math.floor(now() / 1000),
-      contractSignature: chain.contractSignature,
-    })
-    const { capacity, minimumPrice = 0n } = ruleFor(file, json.digest)
-    if (BigInt(json.listing.price!) < minimumPrice)
-      throw new ModelRefusedError(`Its price is below the ${minimumPrice} that this runner works for.`)
-    const { loadable, reread, ...model } = await fetchModel(json, {
-      cacheDir: join(config.ASSAY_STATE, 'models'),
-      fetchArtifact: async (digest) => {
-        const path = `/v1/artifacts/${digest}`
-        const { body } = await edge(path, { signal: AbortSignal.timeout(downloadLimitMs) })
-        return body ?? new ReadableStream({ start: (stream) => stream.close() })
-      },
-    })
-    const serve = (found: Pick<Trial, 'class' | 'batch' | 'batchSizes'>) => {
-      service.serve({
-        ...model,
-        run: (feeds, deadlineMs) => executor.run(json.digest, feeds, deadlineMs),
-        batchSizes: found.batchSizes,
-        ...(capacity === undefined ? {} : { capacity }),
-        execution: {
-          runtime: 'onnxruntime-node',
-          runtimeVersion: ortVersion,
-          provider: engine.provider,
-          optimization: 'all',
-          threads: config.ASSAY_THREADS,
-          class: found.class,
-          batch: found.batch,
-          measurement: workload,
-        },
-      })
-      offer()
-    }
-    const trial = await probe({ manifest: model.manifest, loadable, reread }, async () => {
-      // It has loaded elsewhere, so it can serve: one job a run, and nothing promised before the trial has looked.
-      await executor.load(loadable, reread)
-      serve({ class: 'tolerant', batch: 'single', batchSizes: [] })
-    })
-    serve(trial)
-    log('model_admitted', {
-      model: json.digest,
-      name: model.manifest.name,
-      class: trial.class,
-      batch: trial.batch,
-      findings: trial.findings.map(({ reason, detail }) => `${reason}: ${detail}`).join('; '),
-    })
+    return await step()
   } catch (error) {
     const lasting = error instanceof ModelRefusedError || error instanceof ModelError
     refusedModels.set(json.digest, lasting ? Number.POSITIVE_INFINITY : now() + modelRetryMs)
     log(lasting ? 'model_refused' : 'model_delayed', {
       model: json.digest,
       reason: error instanceof Error ? error.message : 'unknown',
+    })
+    return undefined
+  }
+}
+
+/** Fetches, checks and loads a model and serves it: one job a run and nothing promised, until the trial that is given back has looked. Throws ModelRefusedError, ModelError, and what the network throws. */
+async function admitModel(json: ModelJson, probe: Probe): Promise<() => Promise<void>> {
+  await checkListing(json, {
+    domain,
+    now: Math.floor(now() / 1000),
+    contractSignature: chain.contractSignature,
+  })
+  const { capacity, minimumPrice = 0n } = ruleFor(file, json.digest)
+  if (BigInt(json.listing.price!) < minimumPrice)
+    throw new ModelRefusedError(`Its price is below the ${minimumPrice} that this runner works for.`)
+  const { loadable, reread, ...model } = await fetchModel(json, {
+    cacheDir: join(config.ASSAY_STATE, 'models'),
+    fetchArtifact: async (digest) => {
+      const path = `/v1/artifacts/${digest}`
+      const { body } = await edge(path, { signal: AbortSignal.timeout(downloadLimitMs) })
+      return body ?? new ReadableStream({ start: (stream) => stream.close() })
+    },
+  })
+  const serve = (found: Pick<Trial, 'class' | 'batch' | 'batchSizes'>) => {
+    service.serve({
+      ...model,
+      run: (feeds, deadlineMs) => executor.run(json.digest, feeds, deadlineMs),
+      batchSizes: found.batchSizes,
+      ...(capacity === undefined ? {} : { capacity }),
+      execution: {
+        runtime: 'onnxruntime-node',
+        runtimeVersion: ortVersion,
+        provider: engine.provider,
+        optimization: 'all',
+        threads: config.ASSAY_THREADS,
+        class: found.class,
+        batch: found.batch,
+        measurement: workload,
+      },
+    })
+    offer()
+  }
+  const { manifest } = model
+  // In a process of its own first: a model that ends its process then never ends one that serves.
+  await probe.load({ manifest, loadable, reread })
+  await executor.load(loadable, reread)
+  serve({ class: 'tolerant', batch: 'single', batchSizes: [] })
+  return async () => {
+    // Read again rather than kept: many models may wait for their trials.
+    const trial = await probe.probe({ manifest, loadable: await reread(), reread })
+    serve(trial)
+    log('model_admitted', {
+      model: json.digest,
+      name: manifest.name,
+      class: trial.class,
+      batch: trial.batch,
+      findings: trial.findings.map(({ reason, detail }) => `${reason}: ${detail}`).join('; '),
     })
   }
 }

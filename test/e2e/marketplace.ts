@@ -12,11 +12,16 @@ import { fromHex, type Hex } from '../../protocol/bytes.ts'
 import { createSigner } from '../../protocol/secp256k1.ts'
 
 /** Starts a marketplace in a folder of its own, and gives what ends it. */
-export async function openMarketplace(): Promise<{ marketplace: Marketplace; close: () => Promise<void> }> {
+export async function openMarketplace(): Promise<{
+  marketplace: Marketplace
+  stateDir: string
+  close: () => Promise<void>
+}> {
   const stateDir = mkdtempSync(join(tmpdir(), 'assay-e2e-'))
   const marketplace = await startMarketplace({ stateDir, progress: (_, work) => work() })
   return {
     marketplace,
+    stateDir,
     async close() {
       await marketplace.stop()
       rmSync(stateDir, { recursive: true, force: true })

@@ -71,7 +71,7 @@ export class Account extends DurableObject {
   }
 
   /** Shows the buyer's credit; called by the Worker. Throws when the chain cannot be read. */
-  view(buyer: Hex): Promise<{ deposit: bigint; owed: bigint; leased: bigint; lost: bigint; available: bigint }> {
+  view(buyer: Hex): Promise<{ deposit: bigint; owed: bigint; leased: bigint; available: bigint }> {
     return this.#of(buyer).view()
   }
 }

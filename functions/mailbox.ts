@@ -158,7 +158,7 @@ export class Mailbox extends DurableObject {
     return this.#credit ? this.#credit.submit(this.#runner!, frame, options) : this.#relay.submit(frame, options)
   }
 
-  /** Gives back what no job needs of a buyer's credit; null where it lost count. Called by the buyer's account. */
+  /** Gives back what no job needs of a buyer's credit. Called by the buyer's account. */
   recall(buyer: Hex): Returned {
     return this.#credit && this.#known ? this.#credit.giveBack(buyer) : { open: 0n, channels: [] }
   }

@@ -35,7 +35,7 @@ export type MailboxNamespace = { idFromName(name: string): unknown; get(id: unkn
 export type AccountStub = {
   lease(buyer: Hex, request: LeaseRequest): Promise<LeaseAnswer>
   vouched(voucher: Vouched): Promise<boolean>
-  view(buyer: Hex): Promise<{ deposit: bigint; owed: bigint; leased: bigint; lost: bigint; available: bigint }>
+  view(buyer: Hex): Promise<{ deposit: bigint; owed: bigint; leased: bigint; available: bigint }>
 }
 
 /** Reaches the accounts by their buyers' addresses. */

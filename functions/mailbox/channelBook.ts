@@ -26,6 +26,8 @@ export type KnownChannel = {
   terms: Terms
   /** The highest running total of its receipts. */
   cumulative: bigint
+  /** As much of it as the disk knows. */
+  saved: bigint
   best: Best | null
   /** Whether a voucher of it was found to be the buyer's. */
   trusted: boolean
@@ -71,7 +73,16 @@ export class ChannelBook {
     if (!opening) return null
     const { terms } = opening
     if (terms.runner !== runner || channelOf(this.#deps.domain, terms) !== id) return 'bad_terms'
-    return this.#remember({ id, terms, cumulative: 0n, best: null, trusted: false, keyed: null, candidate: null })
+    return this.#remember({
+      id,
+      terms,
+      cumulative: 0n,
+      saved: 0n,
+      best: null,
+      trusted: false,
+      keyed: null,
+      candidate: null,
+    })
   }
 
   /** Finds a channel by its name; null where it is not known. */
@@ -120,11 +131,6 @@ export class ChannelBook {
       }))
   }
 
-  /** Tells whether the disk knows all that is known of a channel worth keeping. */
-  isWritten(id: Hex): boolean {
-    return !this.#unwritten.has(id)
-  }
-
   /** Writes what is new: of some channels, or of all. Never throws for a voucher that is wrong: it stays a candidate. */
   flush(only?: Iterable<Hex>): Promise<void> {
     const next = this.#writing.then(() => this.#write(only ?? this.#unwritten))
@@ -162,6 +168,7 @@ export class ChannelBook {
       id,
       terms: termsFromJson(JSON.parse(row.terms)),
       cumulative: best.receipt.cumulative,
+      saved: best.receipt.cumulative,
       best,
       trusted: true,
       keyed: voucherOf(row.voucher),
@@ -190,6 +197,7 @@ export class ChannelBook {
         this.#judge(channel)
       }
       this.#save(channel, channel.best)
+      channel.saved = channel.best.receipt.cumulative
     }
     this.#deps.sql.exec('DELETE FROM channels WHERE void_at <= ?', this.#seconds())
   }

@@ -47,8 +47,11 @@ type Purse = {
   expiresAt: number
   /** Until when anything spent from it can be claimed, unix seconds. */
   voidAt: number
-  /** False when an earlier life of this object left without writing down what it had spent. */
-  counted: boolean
+  /** What an earlier life of this object may have spent beyond what the disk says, held until `stuckUntil` (unix seconds), when nothing of it can be claimed any more. */
+  stuck: bigint
+  stuckUntil: number
+  /** How much more may be handed out before the disk has to know. */
+  slice: bigint
   /** Jobs that look at it while they wait for credit. */
   users: number
   /** How often it was found not ready to be written since its last job. */
@@ -63,7 +66,15 @@ type Purse = {
 }
 
 type Reservation = { purse: Purse; tab: Tab; price: bigint; waiting: boolean }
-type PurseRow = { free: string; open: string; expires_at: number; void_at: number; clean: number; channels: string }
+type PurseRow = {
+  free: string
+  open: string
+  expires_at: number
+  void_at: number
+  stuck: string
+  stuck_until: number
+  channels: string
+}
 
 const refuse = (code: ConstructorParameters<typeof AssayError>[0], detail: string, hint?: string) =>
   new AssayError(code, detail, { ...(hint ? { hint } : {}), extra: { accepted: false } })
@@ -85,7 +96,7 @@ export class CreditGate {
   prepare(): void {
     this.#deps.sql.exec(`CREATE TABLE IF NOT EXISTS purses (
       buyer TEXT PRIMARY KEY, free TEXT NOT NULL, open TEXT NOT NULL, expires_at INTEGER NOT NULL, void_at INTEGER NOT NULL,
-      clean INTEGER NOT NULL, channels TEXT NOT NULL);
+      stuck TEXT NOT NULL, stuck_until INTEGER NOT NULL, channels TEXT NOT NULL);
       CREATE TABLE IF NOT EXISTS lives (life INTEGER PRIMARY KEY)`)
   }
 
@@ -159,19 +170,13 @@ export class CreditGate {
     }
   }
 
-  /** Gives back what no job needs; null where it lost count of it. Called by the buyer's account. */
+  /** Gives back what no job needs. Called by the buyer's account. */
   giveBack(buyer: Hex): Returned {
     const purse = this.#purse(buyer)
-    if (!purse.counted) {
-      // The account writes it off, so from here on it counts again.
-      purse.counted = true
-      this.#write(purse)
-      return null
-    }
     purse.free = 0n
     const channels = spentOf(purse)
-    this.#write(purse)
-    return { open: purse.open, channels }
+    if (purse.expiresAt > 0) this.#write(purse)
+    return { open: purse.open + this.#stuckOf(purse), channels }
   }
 
   #await(key: string, reservation: Reservation, bytes: Uint8Array, options: SubmitOptions): Promise<Uint8Array> {
@@ -222,8 +227,7 @@ export class CreditGate {
     const { price, buyer } = channel.terms
     const purse = this.#purse(buyer)
     const voidAt = voidAtOf(channel)
-    const covers = () =>
-      purse.counted && purse.free >= price && this.#deps.now() < purse.expiresAt && voidAt <= purse.voidAt
+    const covers = () => purse.free >= price && this.#deps.now() < purse.expiresAt && voidAt <= purse.voidAt
     purse.users++
     try {
       while (!covers()) {
@@ -241,8 +245,9 @@ export class CreditGate {
       purse.users--
     }
     if (this.#reserved.has(key)) return null
-    // Nothing waits from here on. The disk must not say that all is counted once more is spent.
-    if (purse.written) this.#write(purse, false)
+    // Nothing waits from here on. The disk says what may be handed out before it is asked again, so that being stopped costs no more than that.
+    if (purse.slice < price) this.#write(purse, sliceOf(purse, price))
+    purse.slice -= price
     purse.rests = 0
     const tab = this.#tab(purse, channel)
     purse.free -= price
@@ -292,8 +297,7 @@ export class CreditGate {
       answer = await lease(purse.buyer, {
         runner,
         turn: this.#turn(),
-        open: purse.open + purse.free,
-        counted: purse.counted,
+        open: purse.open + purse.free + this.#stuckOf(purse),
         least,
         wish,
         voidAt,
@@ -306,7 +310,6 @@ export class CreditGate {
         'Try again in a few seconds; nothing was charged.',
       )
     }
-    purse.counted = true
     this.#forgetReported(purse, channels)
     if ('available' in answer) purse.short = { until: now() + shortMs, available: answer.available }
     else {
@@ -314,8 +317,6 @@ export class CreditGate {
       purse.free += answer.granted
       purse.expiresAt = asked + answer.forMs
       purse.voidAt = voidAt
-      // Before any of it can be spent, the disk knows that there is something to count. A buyer who was granted nothing leaves no trace.
-      this.#write(purse, false)
     }
     this.#restSoon()
   }
@@ -345,16 +346,19 @@ export class CreditGate {
     const known = this.#purses.get(buyer)
     if (known) return known
     const [row] = this.#deps.sql.exec<PurseRow>('SELECT * FROM purses WHERE buyer = ?', buyer).toArray()
-    const clean = row?.clean === 1
+    const open = BigInt(row?.open ?? 0)
     const purse: Purse = {
       buyer,
-      free: clean ? BigInt(row.free) : 0n,
-      open: clean ? BigInt(row.open) : 0n,
+      free: BigInt(row?.free ?? 0),
+      open: 0n,
       inFlight: 0,
-      expiresAt: clean ? row.expires_at : 0,
+      expiresAt: row?.expires_at ?? 0,
       voidAt: row?.void_at ?? 0,
-      counted: clean || !row,
-      written: clean,
+      // Who had what was open is forgotten, so it is held until it cannot be claimed.
+      stuck: BigInt(row?.stuck ?? 0) + open,
+      stuckUntil: Math.max(row?.stuck_until ?? 0, open > 0n ? row!.void_at : 0),
+      slice: 0n,
+      written: row !== undefined,
       tabs: new Map(),
       wanted: 0n,
       wantedVoidAt: 0,
@@ -371,31 +375,27 @@ export class CreditGate {
     return purse
   }
 
-  #write(purse: Purse, clean = this.#settled(purse)): void {
-    const { buyer, free, open, expiresAt, voidAt, tabs } = purse
-    this.#deps.sql.exec(
-      'INSERT OR REPLACE INTO purses (buyer, free, open, expires_at, void_at, clean, channels) VALUES (?, ?, ?, ?, ?, ?, ?)',
-      buyer,
-      String(free),
-      String(open),
-      expiresAt,
-      voidAt,
-      clean ? 1 : 0,
-      JSON.stringify([...tabs.keys()]),
-    )
-    purse.written = clean
+  #stuckOf({ stuck, stuckUntil }: Purse): bigint {
+    return this.#deps.now() < stuckUntil * 1_000 ? stuck : 0n
   }
 
-  /** Tells whether the disk would know all there is: no job is under way, and every total is written. */
-  #settled(purse: Purse): boolean {
-    return (
-      purse.counted &&
-      purse.inFlight === 0 &&
-      [...purse.tabs.values()].every(
-        ({ channel }) =>
-          this.#deps.book.isWritten(channel.id) && (channel.best?.receipt.cumulative ?? 0n) === channel.cumulative,
-      )
+  /** Writes a purse as it may be at worst by the time the disk is read: `slice` handed out, and totals that are not on the disk as if they had never been heard of. */
+  #write(purse: Purse, slice = 0n): void {
+    const { buyer, free, open, expiresAt, voidAt, stuckUntil, tabs, inFlight } = purse
+    const unsaved = [...tabs.values()].reduce((sum, { channel }) => sum + channel.cumulative - channel.saved, 0n)
+    this.#deps.sql.exec(
+      'INSERT OR REPLACE INTO purses (buyer, free, open, expires_at, void_at, stuck, stuck_until, channels) VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
+      buyer,
+      String(free > slice ? free - slice : 0n),
+      String(open + slice + unsaved),
+      expiresAt,
+      voidAt,
+      String(this.#stuckOf(purse)),
+      stuckUntil,
+      JSON.stringify([...tabs.keys()]),
     )
+    purse.slice = slice
+    purse.written = slice === 0n && inFlight === 0 && unsaved === 0n
   }
 
   /** Writes purses down once their buyers are quiet, so that this object may sleep. */
@@ -435,6 +435,9 @@ export class CreditGate {
 
 const voidAtOf = ({ terms }: KnownChannel) =>
   Math.min(Number(terms.expiresAt) + claimWindowSeconds, Number.MAX_SAFE_INTEGER)
+
+/** How much a mailbox may hand out before it writes its purse down again: a sixteenth of what is free, or one job. */
+const sliceOf = ({ free }: Purse, price: bigint) => (free / 16n > price ? free / 16n : price)
 
 const keyOf = (channel: JobRequest['channel'], job: bigint) => `${toHex(channel)}:${job}`
 

@@ -18,15 +18,15 @@ export async function getAccount({ registry, account: accounts }: Context, addre
   }
   const { balance, requested, withdrawableAt } = account
   const leaving = requested < balance ? requested : balance
-  const reserved = view ? view.owed + view.leased + view.lost : 0n
+  const reserved = view ? view.owed + view.leased : 0n
   const free = balance - leaving - reserved
   return {
     address,
     deposit: String(balance),
     available: String(free > 0n ? free : 0n),
     reserved: String(reserved),
-    /** Earned and not settled yet; leased to runners' mailboxes; held back because a mailbox lost count. */
-    reservedFor: view ? { unsettled: String(view.owed), leased: String(view.leased), held: String(view.lost) } : null,
+    /** Earned and not settled yet; leased to runners' mailboxes. */
+    reservedFor: view ? { unsettled: String(view.owed), leased: String(view.leased) } : null,
     requested: String(leaving),
     withdrawableAt: leaving > 0n ? new Date(Number(withdrawableAt) * 1000).toISOString() : null,
   }

@@ -10,10 +10,8 @@ export type LeaseRequest = {
   runner: Hex
   /** Grows with each question of a mailbox, through all its lives: one that was overtaken on its way says what is no longer so. */
   turn: number
-  /** What jobs it has handed over and has no receipt for may still cost. */
+  /** What it holds: free, or for jobs that it has handed over and has no receipt for. */
   open: bigint
-  /** False when the mailbox lost count of what it had leased: what it held before may have been spent. */
-  counted: boolean
   /** What it needs at least, and what it would like. */
   least: bigint
   wish: bigint
@@ -25,8 +23,8 @@ export type LeaseRequest = {
 /** Grants credit for so many milliseconds, or says how much there is where that is too little. */
 export type LeaseAnswer = { granted: bigint; forMs: number } | { available: bigint }
 
-/** Tells what a mailbox gives back when it is asked: what it still has to hold on to, and its channels; null where it lost count. */
-export type Returned = { open: bigint; channels: ChannelSpent[] } | null
+/** Tells what a mailbox gives back when it is asked: what it still has to hold on to, and its channels; what it still has to hold on to, and its channels. */
+export type Returned = { open: bigint; channels: ChannelSpent[] }
 
 /** Reads a buyer's money as of one block: the deposit less what was asked back, and what each channel was paid. */
 export type FundsReader = (channels: readonly Hex[]) => Promise<{ deposit: bigint; settled: bigint[] }>
@@ -53,7 +51,7 @@ type LeaseRow = { runner: Hex; turn: number; held: string; expires_at: number; v
 
 const larger = (a: bigint, b: bigint) => (a > b ? a : b)
 
-/** Keeps one buyer's credit: what runners may still be handed is the deposit, less what their receipts claim beyond what was settled, less what mailboxes hold. Nothing is counted in two places at once, and what a mailbox lost count of is held back until nothing of it can be claimed. */
+/** Keeps one buyer's credit: what runners may still be handed is the deposit, less what their receipts claim beyond what was settled, less what mailboxes hold. Nothing is counted in two places at once; what a mailbox holds is let go of once nothing of it can be claimed, should it never be heard of again. */
 export class Credit {
   readonly #deps: CreditDeps
   #deposit = 0n
@@ -66,15 +64,14 @@ export class Credit {
 
   /** Tells whether anything was ever leased of this account: asking about any address must not make the edge store anything. */
   get #known(): boolean {
-    return this.#rows(`SELECT name FROM sqlite_master WHERE name = 'lost'`).length > 0
+    return this.#rows(`SELECT name FROM sqlite_master WHERE name = 'leases'`).length > 0
   }
 
   #prepare(): void {
     this.#deps.sql.exec(`CREATE TABLE IF NOT EXISTS spent (
         channel TEXT PRIMARY KEY, runner TEXT NOT NULL, spent TEXT NOT NULL, settled TEXT NOT NULL, void_at INTEGER NOT NULL);
       CREATE TABLE IF NOT EXISTS leases (
-        runner TEXT PRIMARY KEY, turn INTEGER NOT NULL, held TEXT NOT NULL, expires_at INTEGER NOT NULL, void_at INTEGER NOT NULL);
-      CREATE TABLE IF NOT EXISTS lost (id INTEGER PRIMARY KEY, runner TEXT NOT NULL, held TEXT NOT NULL, void_at INTEGER NOT NULL)`)
+        runner TEXT PRIMARY KEY, turn INTEGER NOT NULL, held TEXT NOT NULL, expires_at INTEGER NOT NULL, void_at INTEGER NOT NULL)`)
   }
 
   /** Takes a mailbox's account of itself and leases it more. Throws what reading the chain throws, and for a question that was overtaken; nothing is granted then. */
@@ -101,15 +98,15 @@ export class Credit {
   }
 
   /** Shows the credit as it stands, as of the last reading of the chain. */
-  view(): Promise<{ deposit: bigint; owed: bigint; leased: bigint; lost: bigint; available: bigint }> {
+  view(): Promise<{ deposit: bigint; owed: bigint; leased: bigint; available: bigint }> {
     return this.#inTurn(async () => {
       if (!this.#known) {
         const { deposit } = await this.#deps.funds([])
-        return { deposit, owed: 0n, leased: 0n, lost: 0n, available: deposit }
+        return { deposit, owed: 0n, leased: 0n, available: deposit }
       }
       await this.#read()
-      const { owed, leased, lost } = this.#sums()
-      return { deposit: this.#deposit, owed, leased, lost, available: larger(this.#available, 0n) }
+      const { owed, leased } = this.#sums()
+      return { deposit: this.#deposit, owed, leased, available: larger(this.#available, 0n) }
     })
   }
 
@@ -124,18 +121,11 @@ export class Credit {
   }
 
   /** What a mailbox says of itself replaces what was known of it. */
-  #take({ runner, turn, open, counted, channels, voidAt }: LeaseRequest): void {
+  #take({ runner, turn, open, channels, voidAt }: LeaseRequest): void {
     const [before] = this.#rows<LeaseRow>('SELECT * FROM leases WHERE runner = ?', runner)
     if (before && turn <= before.turn) throw new Error('The question was overtaken by a later one.')
-    if (before && !counted && BigInt(before.held) > 0n)
-      this.#deps.sql.exec(
-        'INSERT INTO lost (runner, held, void_at) VALUES (?, ?, ?)',
-        runner,
-        before.held,
-        before.void_at,
-      )
     this.#note(runner, channels)
-    const until = Math.max(voidAt, counted ? (before?.void_at ?? 0) : 0)
+    const until = Math.max(voidAt, before?.void_at ?? 0)
     this.#hold({ runner, turn, held: open, expiresAt: this.#deps.now() + leaseMs, voidAt: until })
   }
 
@@ -177,28 +167,27 @@ export class Credit {
     )
   }
 
-  #sums(): { owed: bigint; leased: bigint; lost: bigint } {
+  #sums(): { owed: bigint; leased: bigint } {
     const sum = (rows: { amount: bigint }[]) => rows.reduce((total, { amount }) => total + amount, 0n)
-    const held = (table: 'leases' | 'lost') =>
-      sum(this.#rows<{ held: string }>(`SELECT held FROM ${table}`).map((row) => ({ amount: BigInt(row.held) })))
+    const leased = sum(this.#rows<LeaseRow>('SELECT * FROM leases').map(({ held }) => ({ amount: BigInt(held) })))
     const owed = sum(
       this.#rows<ChannelRow>('SELECT * FROM spent').map(({ spent, settled }) => ({
         amount: larger(BigInt(spent) - BigInt(settled), 0n),
       })),
     )
-    return { owed, leased: held('leases'), lost: held('lost') }
+    return { owed, leased }
   }
 
   get #available(): bigint {
-    const { owed, leased, lost } = this.#sums()
-    return this.#deposit - owed - leased - lost
+    const { owed, leased } = this.#sums()
+    return this.#deposit - owed - leased
   }
 
   /** Reads the chain, and lets go of what can no longer be claimed. */
   async #read(): Promise<void> {
     const { sql, now, funds } = this.#deps
     const seconds = Math.floor(now() / 1000)
-    for (const table of ['spent', 'leases', 'lost']) sql.exec(`DELETE FROM ${table} WHERE void_at <= ?`, seconds)
+    for (const table of ['spent', 'leases']) sql.exec(`DELETE FROM ${table} WHERE void_at <= ?`, seconds)
     const channels = this.#rows<ChannelRow>('SELECT * FROM spent').filter(
       ({ spent, settled }) => BigInt(spent) > BigInt(settled),
     )
@@ -222,11 +211,8 @@ export class Credit {
       } catch {
         continue
       }
-      if (returned) this.#note(runner, returned.channels)
-      this.#hold({ runner, turn, held: returned?.open ?? 0n, expiresAt: now(), voidAt })
-      // What was not counted stays held, but as lost, so that it is not asked for again.
-      if (!returned)
-        this.#deps.sql.exec('INSERT INTO lost (runner, held, void_at) VALUES (?, ?, ?)', runner, held, voidAt)
+      this.#note(runner, returned.channels)
+      this.#hold({ runner, turn, held: returned.open, expiresAt: now(), voidAt })
     }
   }
 }

@@ -36,7 +36,6 @@ function open({ deposit = 1_000n } = {}) {
       runner,
       turn: ++turns,
       open: 0n,
-      counted: true,
       least: 10n,
       wish: 100n,
       voidAt: Math.floor(time / 1000) + 2 * day,
@@ -89,7 +88,7 @@ describe('an account', () => {
     const tables = () => sql.exec('SELECT name FROM sqlite_master').toArray()
     expect(await ask(one)).toEqual({ available: 0n })
     expect(await ask(one, { least: 0n })).toEqual({ available: 0n })
-    expect(await credit.view()).toEqual({ deposit: 0n, owed: 0n, leased: 0n, lost: 0n, available: 0n })
+    expect(await credit.view()).toEqual({ deposit: 0n, owed: 0n, leased: 0n, available: 0n })
     expect(tables()).toEqual([])
     chain.deposit = 50n
     expect(await ask(one)).toMatchObject({ granted: 12n })
@@ -112,14 +111,13 @@ describe('an account', () => {
     expect(await credit.view()).toMatchObject({ leased: 10n })
   })
 
-  test('behavior: what a mailbox lost count of is held until nothing of it can be claimed, and no longer', async () => {
+  test('behavior: what a mailbox holds that is never heard of again is let go of once nothing of it can be claimed', async () => {
     const { ask, credit, wait } = open({ deposit: 100n })
     await ask(one, { least: 40n })
-    const answer = await ask(one, { counted: false, least: 10n })
-    expect(answer).toMatchObject({ granted: 15n })
-    expect(await credit.view()).toMatchObject({ lost: 40n, leased: 15n, available: 45n })
-    wait(2 * day + 1)
-    expect(await credit.view()).toMatchObject({ lost: 0n, leased: 0n, available: 100n })
+    wait(2 * day - 1)
+    expect(await credit.view()).toMatchObject({ leased: 40n, available: 60n })
+    wait(2)
+    expect(await credit.view()).toMatchObject({ leased: 0n, available: 100n })
   })
 
   test('behavior: leases that are over are called back once credit is short; a mailbox that cannot be asked keeps its own', async () => {
@@ -133,17 +131,6 @@ describe('an account', () => {
     expect(await ask('0x99', { least: 30n })).toMatchObject({ granted: 30n })
     expect(recalled).toEqual([one, two])
     expect(await credit.view()).toMatchObject({ owed: 20n, leased: 5n + 30n + 30n, available: 15n })
-  })
-
-  test('behavior: a mailbox that lost count is called back once', async () => {
-    const { ask, returns, recalled, wait, credit } = open({ deposit: 100n })
-    await ask(one, { least: 60n })
-    returns.set(one, null)
-    wait(61)
-    expect(await ask(two, { least: 50n })).toEqual({ available: 40n })
-    expect(await ask(two, { least: 50n })).toEqual({ available: 40n })
-    expect(recalled).toEqual([one])
-    expect(await credit.view()).toMatchObject({ lost: 60n, leased: 0n })
   })
 
   test('behavior: a withdrawal asked for is heard of within seconds, a deposit as soon as it is missed', async () => {
@@ -172,7 +159,7 @@ describe('an account', () => {
   })
 
   test('property: whatever mailboxes do, lose and settle, what they may still hand out never passes the deposit', async () => {
-    type Mailbox = { free: bigint; open: bigint; spent: bigint; seen: bigint; counted: boolean }
+    type Mailbox = { free: bigint; open: bigint; spent: bigint; seen: bigint; stuck: bigint }
     const action = fc.record({
       kind: fc.constantFrom('lease', 'hand', 'answer', 'refuse', 'crash', 'settle', 'wait', 'lost_answer'),
       who: fc.nat(2),
@@ -181,7 +168,7 @@ describe('an account', () => {
     await fc.assert(
       fc.asyncProperty(fc.array(action, { minLength: 30, maxLength: 120 }), async (actions) => {
         const { ask, chain, wait, returns } = open({ deposit: 100n })
-        const mailboxes = runners.map((): Mailbox => ({ free: 0n, open: 0n, spent: 0n, seen: 0n, counted: true }))
+        const mailboxes = runners.map((): Mailbox => ({ free: 0n, open: 0n, spent: 0n, seen: 0n, stuck: 0n }))
         const channelsOf = (who: number) => [spent(who, mailboxes[who]!.seen)]
         for (const { kind, who, amount } of actions) {
           const mailbox = mailboxes[who]!
@@ -190,16 +177,12 @@ describe('an account', () => {
           })
           if (kind === 'lease' || kind === 'lost_answer') {
             const answer = await ask(runners[who]!, {
-              open: mailbox.open + mailbox.free,
-              counted: mailbox.counted,
+              open: mailbox.open + mailbox.free + mailbox.stuck,
               least: amount,
               wish: amount * 2n,
               channels: channelsOf(who),
             })
-            if (kind === 'lease') {
-              mailbox.counted = true
-              if ('granted' in answer) mailbox.free += answer.granted
-            }
+            if (kind === 'lease' && 'granted' in answer) mailbox.free += answer.granted
           } else if (kind === 'hand') {
             const handed = least(mailbox.free, amount)
             mailbox.free -= handed
@@ -215,9 +198,9 @@ describe('an account', () => {
             mailbox.open -= freed
             mailbox.free += freed
           } else if (kind === 'crash') {
-            // What was under way may have been run: the total the runner claims grows, unseen.
+            // What was under way may have been run: the total the runner claims grows, unseen, and stays held.
             mailbox.spent += mailbox.open
-            Object.assign(mailbox, { free: 0n, open: 0n, counted: false })
+            Object.assign(mailbox, { open: 0n, stuck: mailbox.stuck + mailbox.open })
           } else if (kind === 'settle') {
             const paid = chain.settled.get(channel(who)) ?? 0n
             chain.deposit -= mailbox.spent - paid

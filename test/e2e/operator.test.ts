@@ -60,7 +60,9 @@ describe('a runner in the hands of its operator', () => {
   test('behavior: a drain finishes what was accepted, takes nothing new, and the process goes on to claim', async () => {
     expect((await fetch(`${runner.controlUrl}/ready`)).status).toBe(200)
     const buyer = localBuyer(marketplace)
-    const begun = Promise.allSettled([1, 2, 3].map((digit) => buyer.infer(digest, [pixels(digit)])))
+    // A buyer refused by the only runner goes on asking until its deadline.
+    const options = { deadlineMs: 3_000 }
+    const begun = Promise.allSettled([1, 2, 3].map((digit) => buyer.infer(digest, [pixels(digit)], options)))
     const drained = await fetch(`${runner.controlUrl}/drain`, { method: 'POST' })
     expect(drained.status).toBe(202)
     await begun

@@ -5,6 +5,7 @@ import { detailDigest } from '../protocol/receipt.ts'
 import { openContracts, signerOf } from '../test/contracts/setup.ts'
 import { run as attestation } from './gasAttestation.ts'
 import { run as deposits } from './gasDeposits.ts'
+import { run as perJob } from './gasPerJob.ts'
 import { run as stake } from './gasStake.ts'
 import type { Row } from './main.ts'
 
@@ -31,7 +32,7 @@ export async function run(): Promise<Row[]> {
     rows.push(...(await attestation()))
     await it.fund('buyer', 10n ** 12n)
 
-    // Reference figures published elsewhere and not measured here: a payment by x402's exact scheme, a payer at the nearest peer, a registration of the heaviest peer.
+    // Reference figures published elsewhere and not measured here: a payment by x402's exact scheme, and a payer at the nearest peer.
     const exact = 64_322
     const nearestPeer = 49_302
     const claims = async (count: number, cumulative: bigint) =>
@@ -85,7 +86,7 @@ export async function run(): Promise<Row[]> {
       null,
       15_000,
     )
-    rows.push(...(await deposits(it)), ...(await stake(it, runner)))
+    rows.push(...(await perJob(it)), ...(await deposits(it)), ...(await stake(it, runner)))
     return rows
   } finally {
     await it.chain.stop()

@@ -117,8 +117,11 @@ contract RunnerRegistry is Quotes {
     function providerAt(address signer, uint64 finishedAt) external view returns (address provider, bool active) {
         Runner memory runner = runners[signer];
         provider = runner.provider;
-        active = provider != address(0) && finishedAt + CLOCK_SKEW >= runner.registeredAt && finishedAt <= runner.validUntil
-            && stands(runner, standing);
+        // 64 bits and five minutes never overflow 256.
+        unchecked {
+            active = provider != address(0) && finishedAt + CLOCK_SKEW >= runner.registeredAt && finishedAt <= runner.validUntil
+                && stands(runner, standing);
+        }
     }
 
     /// @notice Tells until when a runner's claim can still be made whose time ran out at `lapsed`, because its workload was stopped then

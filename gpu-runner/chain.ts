@@ -126,6 +126,10 @@ export function connectChain({
     sleep,
   })
 
+  /** Asks as of the block to come, whose clock is now: on a chain where nothing happens the newest block is old, and work finished since would seem to lie in the future. Some nodes know no such block; those are asked about their newest. */
+  const ahead = <T>(ask: (blockTag: 'pending' | 'latest') => Promise<T>): Promise<T> =>
+    ask('pending').catch(() => ask('latest'))
+
   /** Sends with a fifth more gas than estimated: a clock that ticks between estimate and block can take a dearer branch, and the exact estimate would then run out. */
   const send = (to: Address, abi: Abi, data: Hex) =>
     sender.send({
@@ -133,7 +137,8 @@ export function connectChain({
       data,
       estimate: async () => {
         try {
-          return ((await publicClient.estimateGas({ account, to, data })) * 12n) / 10n
+          const gas = await ahead((blockTag) => publicClient.estimateGas({ account, to, data, blockTag }))
+          return (gas * 12n) / 10n
         } catch (error) {
           throw new TransactionRevertedError(revertReason(abi, error), { cause: error })
         }
@@ -255,12 +260,8 @@ export function connectChain({
     },
     async preview(claim) {
       const packed = packClaims({ claims: [await claimOf(claim)], signature: unsigned })
-      const [, [amount]] = await publicClient.readContract({
-        address: escrow,
-        abi: escrowAbi,
-        functionName: 'preview',
-        args: [toHex(packed)],
-      })
+      const call = { address: escrow, abi: escrowAbi, functionName: 'preview', args: [toHex(packed)] } as const
+      const [, [amount]] = await ahead((blockTag) => publicClient.readContract({ ...call, blockTag }))
       return amount ?? 0n
     },
     async settle(claims, signature) {

@@ -417,6 +417,17 @@ describe('faults in the way of money', () => {
     30_000,
   )
 
+  test('fault: nothing has happened on the chain for ten minutes, so its newest block is older than the work', async () => {
+    await under('quiet chain, 10 minutes', async (earnings) => {
+      const journal = newJournal()
+      const terms = await it.terms(runner)
+      const finishedAt = (await it.now()) + 600n
+      await request('evm_increaseTime', [600])
+      await earnings.on(journal, terms, 700n, { finishedAt })
+      expect((await settle(journal)).channels).toBe(1)
+    })
+  })
+
   test('behavior: after all of it the books of chain and edge agree', async () => {
     await index()
     const books = booksReader(it.publicClient, { escrow: it.contracts.escrow as Hex, token: it.contracts.token as Hex })
@@ -431,6 +442,6 @@ describe('faults in the way of money', () => {
     // No job passed this edge, so it has no receipts; everything else must agree to the last unit.
     expect(drifts.filter(({ kind }) => kind !== 'receipts')).toEqual([])
     expect(table.map(({ lost, twice }) => [lost, twice])).toEqual(table.map(() => [0n, 0n]))
-    expect(table).toHaveLength(11)
+    expect(table).toHaveLength(12)
   })
 })

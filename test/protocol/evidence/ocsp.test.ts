@@ -4,6 +4,7 @@ import { type OcspFault, ocspFaults } from '../../../gpu-runner/tee/developmentO
 import { createEvidenceCache } from '../../../protocol/evidence/index.ts'
 import { askAboutGpu, OcspUnavailableError, ocspRequest, readOcspAnswer } from '../../../protocol/evidence/ocsp.ts'
 import { p384Profile, parseCertificate, parsePem } from '../../../protocol/evidence/x509.ts'
+import { long, mangled } from '../../fixtures/mangle.ts'
 
 const now = Date.UTC(2026, 10, 21) / 1000
 const seed = new Uint8Array(32).fill(7)
@@ -74,6 +75,17 @@ describe('readOcspAnswer', () => {
         return 'unknown'
       })
       expect(['revoked', 'unknown'], `bit ${bit}`).toContain(status)
+    }
+  })
+
+  test(`property: ${long ? 100_000 : 2_000} mangled answers end in an error or in what was signed`, async () => {
+    const { answer, read } = await open([], ['revoked'])
+    for (const changed of mangled(answer, long ? 100_000 : 2_000)) {
+      const status = await read(changed).catch((error) => {
+        if (!(error instanceof OcspUnavailableError)) throw error
+        return 'unknown'
+      })
+      if (status !== 'revoked' && status !== 'unknown') throw new Error(`A revoked certificate became ${status}.`)
     }
   })
 

@@ -78,7 +78,7 @@ const placeSpan = 1_024n
 
 function openDatabase(path: string): DatabaseSync {
   const database = new DatabaseSync(path)
-  database.exec('PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 10000')
+  database.exec('PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL')
   const found = (database.prepare('PRAGMA user_version').get() as { user_version: number }).user_version
   const used = (database.prepare('SELECT count(*) AS n FROM sqlite_schema').get() as { n: number }).n > 0
   if (used && found !== version) {

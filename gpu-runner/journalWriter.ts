@@ -28,7 +28,8 @@ export type JournalReply = { id: number; error?: string }
 const { path, maxBytes } = workerData as { path: string; maxBytes?: number }
 const database = new DatabaseSync(path)
 // FULL: a commit returns once the write-ahead log is on the disk.
-database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 10000')
+// How long to wait comes first: a predecessor that is just ending holds the file for a moment.
+database.exec('PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL')
 // The log goes back into the file every 64 MiB of 4 KiB pages and not every 4: the batch it happens to waits for it.
 database.exec('PRAGMA wal_autocheckpoint = 16384')
 if (maxBytes !== undefined) {

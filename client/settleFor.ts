@@ -4,6 +4,7 @@ import { EncodingError, type Hex, toHex } from '../protocol/bytes.ts'
 import { packClaims, type SettlementClaim, type VoucherKind } from '../protocol/claims.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import { type KeptClaim, type KeptClaimJson, readKeptClaim } from '../protocol/keptClaim.ts'
+import { asOfNextBlock } from '../protocol/nextBlock.ts'
 import { recoverAddress } from '../protocol/secp256k1.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
 import type { Edge } from './edge.ts'
@@ -84,17 +85,14 @@ async function bestOf(deps: Deps, claim: KeptClaim): Promise<Best> {
       const claims: SettlementClaim[] = [{ terms, receipt, voucher: { ...voucher, kind } }]
       const packed = packClaims({ claims, signature, proof })
       const call = { address: deps.escrow, abi: escrowAbi, functionName: 'preview', args: [toHex(packed)] } as const
-      const [[status], [amount]] = await ahead((blockTag) => deps.publicClient.readContract({ ...call, blockTag }))
+      const [[status], [amount]] = await asOfNextBlock((blockTag) =>
+        deps.publicClient.readContract({ ...call, blockTag }),
+      )
       const seen: Best = { packed, status: claimStatuses[status!] ?? 'bad_receipt', amount: amount! }
       if (best.amount === 0n || seen.amount > best.amount) best = seen
     }
   }
   return best
-}
-
-/** Asks as of the block to come, whose clock is now: where nothing happens the newest block is old, and work finished since would seem to lie in the future. A node that knows no such block is asked about its newest. */
-function ahead<T>(ask: (blockTag: 'pending' | 'latest') => Promise<T>): Promise<T> {
-  return ask('pending').catch(() => ask('latest'))
 }
 
 /** Tells as what a voucher can be presented: the buyer's key, a contract wallet, or a key with a mandate. */
@@ -117,7 +115,7 @@ async function send(
 ): Promise<Hex> {
   const { account } = wallet
   const data = encodeFunctionData({ abi: escrowAbi, functionName: 'settle', args: [toHex(packed)] })
-  const gas = await ahead((blockTag) => publicClient.estimateGas({ account, to: escrow, data, blockTag }))
+  const gas = await asOfNextBlock((blockTag) => publicClient.estimateGas({ account, to: escrow, data, blockTag }))
   // A clock that ticks between estimate and block can take a dearer branch.
   const hash = await wallet.sendTransaction({
     account,

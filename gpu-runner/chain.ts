@@ -13,6 +13,7 @@ import { escrowAbi, runnerRegistryAbi, verifierSetAbi } from '../contracts/abi.t
 import { concat, type Hex, toHex } from '../protocol/bytes.ts'
 import { packClaims, type SettlementClaim } from '../protocol/claims.ts'
 import type { CollateralOf } from '../protocol/evidence/index.ts'
+import { asOfNextBlock } from '../protocol/nextBlock.ts'
 import { recoverAddress } from '../protocol/secp256k1.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
 import type { JournalChannel, JournalEntry } from './journal.ts'
@@ -126,10 +127,6 @@ export function connectChain({
     sleep,
   })
 
-  /** Asks as of the block to come, whose clock is now: on a chain where nothing happens the newest block is old, and work finished since would seem to lie in the future. Some nodes know no such block; those are asked about their newest. */
-  const ahead = <T>(ask: (blockTag: 'pending' | 'latest') => Promise<T>): Promise<T> =>
-    ask('pending').catch(() => ask('latest'))
-
   /** Sends with a fifth more gas than estimated: a clock that ticks between estimate and block can take a dearer branch, and the exact estimate would then run out. */
   const send = (to: Address, abi: Abi, data: Hex) =>
     sender.send({
@@ -137,7 +134,7 @@ export function connectChain({
       data,
       estimate: async () => {
         try {
-          const gas = await ahead((blockTag) => publicClient.estimateGas({ account, to, data, blockTag }))
+          const gas = await asOfNextBlock((blockTag) => publicClient.estimateGas({ account, to, data, blockTag }))
           return (gas * 12n) / 10n
         } catch (error) {
           throw new TransactionRevertedError(revertReason(abi, error), { cause: error })
@@ -171,6 +168,10 @@ export function connectChain({
     const kind = key === terms.buyer ? 'key' : key && (await hasMandate(terms.buyer, key)) ? 'mandate' : 'wallet'
     return { terms, receipt: entry.receipt, voucher: { cumulative, signature, kind } }
   }
+
+  /** Finds whose verdicts the registry takes. */
+  const verifiersOf = () =>
+    publicClient.readContract({ address: registry, abi: runnerRegistryAbi, functionName: 'verifiers' })
 
   const settlePacked = (packed: Uint8Array) =>
     send(escrow, escrowAbi, encodeFunctionData({ abi: escrowAbi, functionName: 'settle', args: [toHex(packed)] }))
@@ -233,23 +234,14 @@ export function connectChain({
       return hash
     },
     async verifierSet() {
-      const address = await publicClient.readContract({
-        address: registry,
-        abi: runnerRegistryAbi,
-        functionName: 'verifiers',
-      })
-      const at = { address, abi: verifierSetAbi } as const
+      const at = { address: await verifiersOf(), abi: verifierSetAbi } as const
       return {
         threshold: Number(await publicClient.readContract({ ...at, functionName: 'threshold' })),
         isVerifier: (verifier) => publicClient.readContract({ ...at, functionName: 'isVerifier', args: [verifier] }),
       }
     },
     async registerVerdict({ verdict, signatures }) {
-      const to = await publicClient.readContract({
-        address: registry,
-        abi: runnerRegistryAbi,
-        functionName: 'verifiers',
-      })
+      const to = await verifiersOf()
       const abi = [...verifierSetAbi, ...runnerRegistryAbi]
       const data = encodeFunctionData({
         abi: verifierSetAbi,
@@ -261,7 +253,7 @@ export function connectChain({
     async preview(claim) {
       const packed = packClaims({ claims: [await claimOf(claim)], signature: unsigned })
       const call = { address: escrow, abi: escrowAbi, functionName: 'preview', args: [toHex(packed)] } as const
-      const [, [amount]] = await ahead((blockTag) => publicClient.readContract({ ...call, blockTag }))
+      const [, [amount]] = await asOfNextBlock((blockTag) => publicClient.readContract({ ...call, blockTag }))
       return amount ?? 0n
     },
     async settle(claims, signature) {

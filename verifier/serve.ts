@@ -6,7 +6,7 @@ import { fromHex, fromUtf8 } from '../protocol/bytes.ts'
 import type { GpuCollateral, GpuEvidence } from '../protocol/evidence/gpu.ts'
 import { createEvidenceCache, defaultPolicy, type EvidenceCache, type Roots } from '../protocol/evidence/index.ts'
 import { parseStrictList } from '../protocol/evidence/json.ts'
-import { askAboutGpu } from '../protocol/evidence/ocsp.ts'
+import { askAboutGpus } from '../protocol/evidence/ocsp.ts'
 import { rimTableFromJson, type SignedRimTable } from '../protocol/evidence/rim.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
 import { createVerifier, type VerifierDeps } from './app.ts'
@@ -34,9 +34,8 @@ async function gpuCollateral(
     url: VERIFIER_OCSP_URL,
     nonce: () => crypto.getRandomValues(new Uint8Array(32)),
   }
-  const now = Math.floor(Date.now() / 1000)
-  const states = await Promise.all(gpus.map(({ certificates }) => askAboutGpu(certificates, source, now, cache)))
-  return { rims: await readTables(VERIFIER_RIM_TABLES), ocsp: Object.assign({}, ...states) }
+  const ocsp = await askAboutGpus(gpus, source, Math.floor(Date.now() / 1000), cache)
+  return { rims: await readTables(VERIFIER_RIM_TABLES), ocsp }
 }
 
 /** Starts a verifier that trusts these roots. Entries differ in nothing else. */

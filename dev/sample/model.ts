@@ -1,3 +1,4 @@
+import type { Tensor } from '../../protocol/tensors.ts'
 import { createRandom, drawDigit } from './glyphs.ts'
 import { type Node, writeModel } from './onnxWriter.ts'
 
@@ -126,4 +127,10 @@ export function sampleModel(): {
     layers,
     example: { digit, pixels: drawDigit(digit, createRandom(42)) },
   }
+}
+
+/** Draws a digit as the tensor the sample model takes; the same for the same seed. */
+export function digitTensor(digit: number, seed = 1): Tensor {
+  const pixels = drawDigit(digit, createRandom(seed))
+  return { name: 'pixels', datatype: 'FP32', shape: [1, 64], data: new Uint8Array(pixels.buffer) }
 }

@@ -2,7 +2,7 @@ import { type GpuJudgement, gpusFromJson, judgeGpus as judge } from '../../proto
 import { EncodingError, fromUtf8, type Hex } from '../../protocol/bytes.ts'
 import { createEvidenceCache, type GpuCollateral, type GpuEvidence } from '../../protocol/evidence/index.ts'
 import { parseStrictList } from '../../protocol/evidence/json.ts'
-import { askAboutGpu } from '../../protocol/evidence/ocsp.ts'
+import { askAboutGpus } from '../../protocol/evidence/ocsp.ts'
 import { rimTableFromJson, type SignedRimTable } from '../../protocol/evidence/rim.ts'
 import type { Statement } from '../../protocol/evidence/statement.ts'
 import type { Context } from '../context.ts'
@@ -29,10 +29,8 @@ export async function gpuCollateral(context: Context, gpus: readonly GpuEvidence
   if (gpus.length === 0) return { rims: [], ocsp: null }
   const { fetch, settings, now } = context
   const source = { fetch, url: settings.OCSP_URL, nonce: () => crypto.getRandomValues(new Uint8Array(32)) }
-  const states = await Promise.all(
-    gpus.map(({ certificates }) => askAboutGpu(certificates, source, Math.floor(now() / 1000), answers)),
-  )
-  return { rims: await readTables(context), ocsp: Object.assign({}, ...states) }
+  const ocsp = await askAboutGpus(gpus, source, Math.floor(now() / 1000), answers)
+  return { rims: await readTables(context), ocsp }
 }
 
 /** Judges the GPUs of a registration as it is kept: what cannot be read is refused like what is false. */

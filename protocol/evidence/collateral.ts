@@ -118,7 +118,7 @@ async function fetchSnpCollateral(
 }
 
 /** Fetches the collateral of a TDX quote's platform. Throws as `fetchCollateral` does. */
-export async function fetchTdxCollateral(
+async function fetchTdxCollateral(
   quote: Uint8Array,
   { fetch, intelUrl }: Pick<CollateralSource, 'fetch' | 'intelUrl'>,
 ): Promise<CollateralOf<'tdx'>> {

@@ -219,6 +219,17 @@ export async function askOcsp(
   return readOcspAnswer(answer, question, now)
 }
 
+/** Asks about the certificates of a machine's GPUs, as `askAboutGpu` does. */
+export async function askAboutGpus(
+  gpus: readonly { certificates: string }[],
+  source: OcspSource,
+  now: number,
+  cache: EvidenceCache,
+): Promise<Record<string, OcspStatus>> {
+  const answers = await Promise.all(gpus.map(({ certificates }) => askAboutGpu(certificates, source, now, cache)))
+  return Object.assign({}, ...answers)
+}
+
 /** Asks about every certificate of a GPU's chain that NVIDIA issued: neither the leaf, which the device made, nor the root. What nobody answers for is left out. An answer is kept for an hour in `cache`. Throws EncodingError on a malformed chain. */
 export async function askAboutGpu(
   certificates: string,

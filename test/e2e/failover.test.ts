@@ -5,22 +5,13 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Assay } from '../../client/assay.ts'
 import { developmentKey } from '../../dev/keys.ts'
 import type { Marketplace, RunnerProcess } from '../../dev/marketplace.ts'
-import { createRandom, drawDigit } from '../../dev/sample/glyphs.ts'
-import { sampleModel } from '../../dev/sample/model.ts'
+import { digitTensor as pixels, sampleModel } from '../../dev/sample/model.ts'
 import { localBuyer, settleNow } from '../../dev/story.ts'
 import { fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
 import { readDevelopmentRoots } from '../../protocol/evidence/roots.development.ts'
 import { decodeFrame } from '../../protocol/frames.ts'
 import { createSigner } from '../../protocol/secp256k1.ts'
-import type { Tensor } from '../../protocol/tensors.ts'
 import { admit, eventually, fund, list, openMarketplace } from './marketplace.ts'
-
-const pixels = (digit: number, seed = 1): Tensor => ({
-  name: 'pixels',
-  datatype: 'FP32',
-  shape: [1, 64],
-  data: new Uint8Array(drawDigit(digit, createRandom(seed)).buffer),
-})
 
 describe('two runners of one model', () => {
   let marketplace: Marketplace

@@ -6,21 +6,13 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { escrowAbi } from '../../contracts/abi.ts'
 import { developmentKey } from '../../dev/keys.ts'
 import type { Marketplace, RunnerProcess } from '../../dev/marketplace.ts'
-import { createRandom, drawDigit } from '../../dev/sample/glyphs.ts'
-import { sampleModel } from '../../dev/sample/model.ts'
+import { digitTensor as pixels, sampleModel } from '../../dev/sample/model.ts'
 import { localBuyer, settleNow } from '../../dev/story.ts'
 import type { Hex } from '../../protocol/bytes.ts'
-import type { Tensor } from '../../protocol/tensors.ts'
 import { eventually, fund, list, openMarketplace } from './marketplace.ts'
 
 const run = promisify(execFile)
 const price = 1_000n
-const pixels = (digit: number): Tensor => ({
-  name: 'pixels',
-  datatype: 'FP32',
-  shape: [1, 64],
-  data: new Uint8Array(drawDigit(digit, createRandom(1)).buffer),
-})
 
 type Outcome = { paid: string; channels: { status: string; amount: string; transaction: Hex | null }[] }
 

@@ -4,20 +4,14 @@ import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { runnerRegistryAbi } from '../../contracts/abi.ts'
 import type { Marketplace, RunnerProcess } from '../../dev/marketplace.ts'
-import { sampleModel } from '../../dev/sample/model.ts'
+import { digitTensor, sampleModel } from '../../dev/sample/model.ts'
 import { localBuyer } from '../../dev/story.ts'
 import { defaultPolicy, vendorRoots } from '../../protocol/evidence/index.ts'
 import { readDevelopmentRoots } from '../../protocol/evidence/roots.development.ts'
 import { type PublishedVerdict, replayVerdict } from '../../protocol/publishedVerdict.ts'
-import type { Tensor } from '../../protocol/tensors.ts'
 import { eventually, fund, list, openMarketplace } from './marketplace.ts'
 
-const pixels = (seed: number): Tensor => ({
-  name: 'pixels',
-  datatype: 'FP32',
-  shape: [1, 64],
-  data: new Uint8Array(Float32Array.from({ length: 64 }, (_, at) => ((at * 7 + seed) % 17) / 16).buffer),
-})
+const pixels = (seed: number) => digitTensor(seed % 10, seed)
 
 describe('a machine whose evidence the chain cannot verify', () => {
   let marketplace: Marketplace

@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net'
 import WebSocket, { WebSocketServer } from 'ws'
 
 /** What the way between a runner and its edge does to its messages. `hold` keeps them until `release`. */
-export type LinkFault = 'none' | 'cut' | 'duplicate' | 'delay' | 'reorder' | 'hold' | 'flip'
+export type LinkFault = 'cut' | 'duplicate' | 'delay' | 'reorder' | 'hold' | 'flip'
 
 /** Names a direction: jobs go down to the runner, answers up to the edge. */
 export type Direction = 'down' | 'up'
@@ -65,9 +65,7 @@ export async function openFaultyLink(target: string): Promise<FaultyLink> {
         for (const late of waiting.splice(0)) send(late)
       }, delayMs)
     } else if (fault.fault === 'hold') held.push(() => send(data))
-    else if (fault.fault === 'flip')
-      send(Buffer.from(data.map((byte, at) => (at === data.length - 20 ? byte ^ 1 : byte))))
-    else send(data)
+    else send(Buffer.from(data.map((byte, at) => (at === data.length - 20 ? byte ^ 1 : byte))))
   }
 
   function join(runner: WebSocket, { url, headers }: IncomingMessage): void {

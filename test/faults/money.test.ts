@@ -1,20 +1,16 @@
 import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { asc } from 'drizzle-orm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { escrowAbi } from '../../contracts/abi.ts'
-import { migrate } from '../../dev/edge.ts'
 import { developmentKey } from '../../dev/keys.ts'
-import { startNeon } from '../../dev/neon.ts'
-import { startPostgres } from '../../dev/postgres.ts'
 import { booksReader, chainReader } from '../../functions/services/chainReader.ts'
 import { indexChain } from '../../functions/services/indexer.ts'
 import { readPayments } from '../../functions/services/ledger.ts'
 import { reconcile } from '../../functions/services/reconcile.ts'
-import { type Database, openDatabase } from '../../functions/store/database.ts'
+import type { Database } from '../../functions/store/database.ts'
 import { chainCheckpoints, chainCursor, chainEvents } from '../../functions/store/schema.ts'
 import { connectChain } from '../../gpu-runner/chain.ts'
 import { type Journal, openJournal } from '../../gpu-runner/journal.ts'
@@ -25,8 +21,10 @@ import type { Hex } from '../../protocol/bytes.ts'
 import type { Signer } from '../../protocol/secp256k1.ts'
 import type { Terms } from '../../protocol/terms.ts'
 import { openContracts, signerOf } from '../contracts/setup.ts'
+import { openTestDatabase } from '../fixtures/database.ts'
 import { earn, settlements, type World } from './earnings.ts'
 import { type FaultyRpc, openFaultyRpc, type RpcFault } from './faultyRpc.ts'
+import { tableOf } from './table.ts'
 
 /** What a fault did to the money: what receipts and vouchers entitle to, what the escrow paid, and the difference either way. */
 type Row = { fault: string; channels: number; earned: bigint; paid: bigint; lost: bigint; twice: bigint }
@@ -46,14 +44,9 @@ const newJournal = (): Journal & { path: string } => {
 }
 
 beforeAll(async () => {
-  const stateDir = await mkdtemp(join(tmpdir(), 'assay-faults-edge-'))
-  disposers.push(() => rm(stateDir, { recursive: true, force: true }))
-  const postgres = await startPostgres({ stateDir })
-  disposers.push(postgres.dispose)
-  await migrate(postgres.url)
-  const neon = await startNeon({ databaseUrl: postgres.url })
-  disposers.push(neon.dispose)
-  database = openDatabase(postgres.url, neon.url)
+  const opened = await openTestDatabase()
+  disposers.push(opened.dispose)
+  database = opened.database
   it = await openContracts()
   disposers.push(() => it.chain.stop())
   await it.registerPck()
@@ -64,14 +57,15 @@ beforeAll(async () => {
 afterAll(async () => {
   for (const dispose of disposers.reverse()) await dispose()
   rmSync(folder, { recursive: true, force: true })
-  const heading = ['fault', 'channels', 'earned', 'paid', 'lost', 'paid twice']
-  const cells = table.map(({ fault, channels, earned, paid, lost, twice }) =>
-    [fault, channels, earned, paid, lost, twice].map(String),
-  )
-  const widths = heading.map((name, at) => Math.max(name.length, ...cells.map((row) => row[at]!.length)))
-  const line = (row: string[]) =>
-    row.map((cell, at) => (at === 0 ? cell.padEnd(widths[at]!) : cell.padStart(widths[at]!))).join('  ')
-  console.log([line(heading), ...cells.map(line)].join('\n'))
+  const rows = table.map(({ fault, channels, earned, paid, lost, twice }) => [
+    fault,
+    channels,
+    earned,
+    paid,
+    lost,
+    twice,
+  ])
+  console.log(tableOf(['fault', 'channels', 'earned', 'paid', 'lost', 'paid twice'], rows))
 })
 
 const chainOver = ({

@@ -6,25 +6,19 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import type { Assay, Inference } from '../../client/assay.ts'
 import { escrowAbi } from '../../contracts/abi.ts'
 import type { Marketplace, RunnerProcess } from '../../dev/marketplace.ts'
-import { createRandom, drawDigit } from '../../dev/sample/glyphs.ts'
-import { sampleModel } from '../../dev/sample/model.ts'
+import { digitTensor, sampleModel } from '../../dev/sample/model.ts'
 import { localBuyer, settleNow } from '../../dev/story.ts'
 import { type Hex, toHex } from '../../protocol/bytes.ts'
-import type { Tensor } from '../../protocol/tensors.ts'
 import { admit, eventually, fund, list, openMarketplace } from '../e2e/marketplace.ts'
 import { type FaultyLink, openFaultyLink } from './faultyLink.ts'
 import { slowModel } from './slowModel.ts'
+import { tableOf } from './table.ts'
 
 /** What a fault did: what the buyers saw; what the escrow paid less than their receipts say; what it paid for jobs whose answer came too late or was refused; and what it paid beyond one price a job. */
 type Row = { fault: string; stage: string; saw: string; lost: bigint; late: bigint; twice: bigint }
 const table: Row[] = []
 
-const pixels = (seed: number): Tensor => ({
-  name: 'pixels',
-  datatype: 'FP32',
-  shape: [1, 64],
-  data: new Uint8Array(drawDigit(seed % 10, createRandom(seed)).buffer),
-})
+const pixels = (seed: number) => digitTensor(seed % 10, seed)
 // A runner that starts again attests and tries its models anew.
 vi.setConfig({ testTimeout: 120_000 })
 const jobs = 6
@@ -61,9 +55,8 @@ describe('faults while serving', () => {
     await link?.stop()
     await close?.()
     const heading = ['fault', 'stage of the job', 'the buyer saw', 'lost', 'paid, no answer', 'paid twice']
-    const cells = table.map(({ fault, stage, saw, ...sums }) => [fault, stage, saw, ...Object.values(sums).map(String)])
-    const widths = heading.map((name, at) => Math.max(name.length, ...cells.map((row) => row[at]!.length)))
-    console.log([heading, ...cells].map((row) => row.map((cell, at) => cell.padEnd(widths[at]!)).join('  ')).join('\n'))
+    const rows = table.map(({ fault, stage, saw, lost, late, twice }) => [fault, stage, saw, lost, late, twice])
+    console.log(tableOf(heading, rows))
   })
 
   const settledOf = (channel: Hex) =>

@@ -1,15 +1,9 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { migrate } from '../../dev/edge.ts'
-import { startNeon } from '../../dev/neon.ts'
-import { startPostgres } from '../../dev/postgres.ts'
 import type { Context } from '../../functions/context.ts'
 import type { Settings } from '../../functions/env.ts'
 import { type Reevaluation, reevaluateRunners } from '../../functions/services/collateral.ts'
 import { getRunner, registerRunner } from '../../functions/services/runners.ts'
-import { type Database, openDatabase } from '../../functions/store/database.ts'
+import type { Database } from '../../functions/store/database.ts'
 import { collaterals, runners } from '../../functions/store/schema.ts'
 import { createDevelopmentTee, developmentPccs, type TeeFault } from '../../gpu-runner/tee/development.ts'
 import { type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
@@ -19,6 +13,7 @@ import { encodeStatement, reportDataOf } from '../../protocol/evidence/statement
 import { sha256 } from '../../protocol/hash.ts'
 import { registrationDigest } from '../../protocol/registration.ts'
 import { createSigner } from '../../protocol/secp256k1.ts'
+import { openTestDatabase } from '../fixtures/database.ts'
 
 const start = Date.UTC(2026, 10, 21) / 1000
 const hour = 3_600
@@ -96,14 +91,9 @@ const reevaluate = async () => {
 }
 
 beforeAll(async () => {
-  const stateDir = await mkdtemp(join(tmpdir(), 'assay-collateral-'))
-  disposers.push(() => rm(stateDir, { recursive: true, force: true }))
-  const postgres = await startPostgres({ stateDir })
-  disposers.push(postgres.dispose)
-  await migrate(postgres.url)
-  const neon = await startNeon({ databaseUrl: postgres.url })
-  disposers.push(neon.dispose)
-  database = openDatabase(postgres.url, neon.url)
+  const opened = await openTestDatabase()
+  disposers.push(opened.dispose)
+  database = opened.database
 }, 60_000)
 
 afterAll(async () => {

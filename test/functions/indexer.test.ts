@@ -1,18 +1,13 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { asc } from 'drizzle-orm'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { escrowAbi } from '../../contracts/abi.ts'
-import { migrate } from '../../dev/edge.ts'
-import { startNeon } from '../../dev/neon.ts'
-import { startPostgres } from '../../dev/postgres.ts'
 import { chainReader } from '../../functions/services/chainReader.ts'
 import { type ChainReader, type IndexRun, indexChain } from '../../functions/services/indexer.ts'
-import { type Database, openDatabase } from '../../functions/store/database.ts'
+import type { Database } from '../../functions/store/database.ts'
 import { chainCheckpoints, chainCursor, chainEvents } from '../../functions/store/schema.ts'
 import type { Hex } from '../../protocol/bytes.ts'
 import { openContracts } from '../contracts/setup.ts'
+import { openTestDatabase } from '../fixtures/database.ts'
 
 let it: Awaited<ReturnType<typeof openContracts>>
 let database: Database
@@ -40,14 +35,9 @@ const amounts = async () =>
   (await rows()).filter(({ name }) => name === 'WithdrawalRequested').map(({ args }) => args.amount)
 
 beforeAll(async () => {
-  const stateDir = await mkdtemp(join(tmpdir(), 'assay-indexer-'))
-  disposers.push(() => rm(stateDir, { recursive: true, force: true }))
-  const postgres = await startPostgres({ stateDir })
-  disposers.push(postgres.dispose)
-  await migrate(postgres.url)
-  const neon = await startNeon({ databaseUrl: postgres.url })
-  disposers.push(neon.dispose)
-  database = openDatabase(postgres.url, neon.url)
+  const opened = await openTestDatabase()
+  disposers.push(opened.dispose)
+  database = opened.database
   it = await openContracts()
   disposers.push(() => it.chain.stop())
   reader = chainReader(it.publicClient, it.contracts.escrow)

@@ -1,23 +1,18 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { eq } from 'drizzle-orm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { escrowAbi, testTokenAbi } from '../../contracts/abi.ts'
-import { migrate } from '../../dev/edge.ts'
-import { startNeon } from '../../dev/neon.ts'
-import { startPostgres } from '../../dev/postgres.ts'
 import type { Context } from '../../functions/context.ts'
 import { getAccount, listPayments } from '../../functions/services/accounts.ts'
 import { booksReader, chainReader } from '../../functions/services/chainReader.ts'
 import { indexChain } from '../../functions/services/indexer.ts'
 import { addUp, readPayments } from '../../functions/services/ledger.ts'
 import { reconcile } from '../../functions/services/reconcile.ts'
-import { type Database, openDatabase } from '../../functions/store/database.ts'
+import type { Database } from '../../functions/store/database.ts'
 import { chainEvents, drifts, journalTotals, receipts } from '../../functions/store/schema.ts'
 import type { Hex } from '../../protocol/bytes.ts'
 import { receiptToJson } from '../../protocol/receipt.ts'
 import { openContracts, signerOf } from '../contracts/setup.ts'
+import { openTestDatabase } from '../fixtures/database.ts'
 
 let it: Awaited<ReturnType<typeof openContracts>>
 let database: Database
@@ -49,14 +44,9 @@ const escrow = (functionName: string, args: readonly unknown[]) => ({
 })
 
 beforeAll(async () => {
-  const stateDir = await mkdtemp(join(tmpdir(), 'assay-reconcile-'))
-  disposers.push(() => rm(stateDir, { recursive: true, force: true }))
-  const postgres = await startPostgres({ stateDir })
-  disposers.push(postgres.dispose)
-  await migrate(postgres.url)
-  const neon = await startNeon({ databaseUrl: postgres.url })
-  disposers.push(neon.dispose)
-  database = openDatabase(postgres.url, neon.url)
+  const opened = await openTestDatabase()
+  disposers.push(opened.dispose)
+  database = opened.database
   it = await openContracts()
   disposers.push(() => it.chain.stop())
   await it.registerPck()

@@ -33,9 +33,13 @@ describe('faults while serving', () => {
   let quick: Hex
   let slow: Hex
   let stateDir: string
+  const logged: string[] = []
 
   const startRunner = async () => {
-    runner = await marketplace.startRunner({ environment: { ASSAY_EDGE: link.url } })
+    runner = await marketplace.startRunner({
+      environment: { ASSAY_EDGE: link.url },
+      onLog: (line) => void logged.push((JSON.parse(line) as { event: string }).event),
+    })
     return runner
   }
   beforeAll(async () => {
@@ -150,7 +154,7 @@ describe('faults while serving', () => {
   test('an answer is changed on its way: the buyer refuses it, and risks the price of that one job', async () => {
     const strike = () => link.next('up', 'flip')
     const { errors } = await suffer('a changed answer', 'answer on its way', strike, { lateJobs: 1n })
-    expect(errors.map(({ name }) => name)).toEqual(errors.map(() => 'VerificationError'))
+    expect(errors.map(({ name }) => name)).toEqual(['VerificationError'])
   })
 
   test.each([
@@ -236,12 +240,14 @@ describe('faults while serving', () => {
       const limit = (bytes: string) =>
         spawnSync('prlimit', ['--pid', String(runner.child.pid), `--fsize=${bytes}:unlimited`], { encoding: 'utf8' })
       const journal = join(stateDir, 'runner/journal.sqlite-wal')
+      logged.length = 0
       const { errors } = await suffer('disk full under the journal', 'journalling', async () => {
         const { status, stderr } = limit(String(statSync(journal).size + 1))
         expect(status, stderr).toBe(0)
         await sleep(3_000)
         limit('unlimited')
       })
+      expect(logged, 'the journal met the full disk').toContain('job_failed')
       for (const error of errors) expect((error as { code?: string }).code).toBeTruthy()
       const after = await localBuyer(marketplace).infer(quick, [pixels(seed++)])
       expect(after.verdict.verdict).toBe('verified')

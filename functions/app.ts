@@ -5,7 +5,7 @@ import type { Context } from './context.ts'
 import { AssayError, exposedHeaders, problem, safeHeaders } from './errors.ts'
 import { jobRoutes, postJob } from './routes/jobs.ts'
 import { modelRoutes } from './routes/models.ts'
-import { type App, createRouter, responses } from './routes/router.ts'
+import { type App, createRouter, hearOut, responses } from './routes/router.ts'
 import { runnerRoutes } from './routes/runners.ts'
 
 const maxJsonBytes = 1024 * 1024
@@ -19,6 +19,7 @@ export function createApp(context: Context): OpenAPIHono<App> {
   app.use(async (c, next) => {
     c.set('requestId', crypto.randomUUID())
     await next()
+    if (c.res.status >= 400) await hearOut(c.req.raw)
     // The response of an upgrade is the socket itself and stays as it is.
     if (c.res.status === 101) return
     c.header('x-request-id', c.var.requestId)

@@ -1,6 +1,7 @@
-import { createCipheriv, createDecipheriv, createSecretKey, hash } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createSecretKey } from 'node:crypto'
 import { EncodingError } from '../protocol/bytes.ts'
 import { type Direction, type EnvelopeKeys, envelopeAad, envelopeNonce } from '../protocol/envelope.ts'
+import { sha256 } from '../protocol/hash.ts'
 
 /** Seals and opens the bodies of one channel and context without leaving the turn of the loop; the bytes are those of `protocol/envelope.ts`. */
 export type NativeEnvelope = {
@@ -30,11 +31,22 @@ export function createNativeEnvelope(channel: Uint8Array, keys: EnvelopeKeys): N
   })
   inner.set(channel, hmacBlock)
   const innerView = new DataView(inner.buffer)
+  // Written over for each body: the cipher has taken them when it is made.
+  const nonce = envelopeNonce(0n)
+  const nonceView = new DataView(nonce.buffer)
+  const aad = envelopeAad(channel, 0n, 0)
+  const aadView = new DataView(aad.buffer)
+  const aim = (job: bigint, way: Direction) => {
+    nonceView.setBigUint64(4, job)
+    aadView.setBigUint64(32, job)
+    aad[40] = way
+  }
   return {
     seal(job, way, plaintext) {
-      const cipher = createCipheriv('aes-256-gcm', byDirection[way], envelopeNonce(job))
-      cipher.setAAD(envelopeAad(channel, job, way))
-      const sealed = new Uint8Array(plaintext.length + tagLength)
+      aim(job, way)
+      const cipher = createCipheriv('aes-256-gcm', byDirection[way], nonce)
+      cipher.setAAD(aad)
+      const sealed = plain(Buffer.allocUnsafe(plaintext.length + tagLength))
       sealed.set(cipher.update(plaintext))
       // GCM is a stream: final() gives no bytes, it only makes the tag.
       cipher.final()
@@ -44,10 +56,9 @@ export function createNativeEnvelope(channel: Uint8Array, keys: EnvelopeKeys): N
     open(job, way, sealed) {
       try {
         const length = sealed.length - tagLength
-        const decipher = createDecipheriv('aes-256-gcm', byDirection[way], envelopeNonce(job), {
-          authTagLength: tagLength,
-        })
-        decipher.setAAD(envelopeAad(channel, job, way))
+        aim(job, way)
+        const decipher = createDecipheriv('aes-256-gcm', byDirection[way], nonce, { authTagLength: tagLength })
+        decipher.setAAD(aad)
         decipher.setAuthTag(sealed.subarray(length))
         const plaintext = decipher.update(sealed.subarray(0, length))
         decipher.final()
@@ -60,8 +71,8 @@ export function createNativeEnvelope(channel: Uint8Array, keys: EnvelopeKeys): N
     },
     outputSalt(job) {
       innerView.setBigUint64(hmacBlock + 32, job)
-      outer.set(hash('sha256', inner, 'buffer'), hmacBlock)
-      return plain(hash('sha256', outer, 'buffer'))
+      outer.set(sha256(inner), hmacBlock)
+      return sha256(outer)
     },
   }
 }

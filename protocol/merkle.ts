@@ -4,12 +4,15 @@ import { sha256 } from './hash.ts'
 /** Proves that a leaf is the `index`-th of `count` under a root; `path` runs from the leaf's sibling up. */
 export type MerkleProof = { index: number; count: number; path: Uint8Array[] }
 
+/** Holds a node's bytes while they are hashed: there are as many nodes as receipts. */
+const scratch = new Uint8Array(65)
+scratch[0] = 0x01
+
 function node(left: Uint8Array, right: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(1 + left.length + right.length)
-  bytes[0] = 0x01
-  bytes.set(left, 1)
-  bytes.set(right, 1 + left.length)
-  return sha256(bytes)
+  if (left.length !== 32 || right.length !== 32) throw new RangeError('A node has two children of 32 bytes.')
+  scratch.set(left, 1)
+  scratch.set(right, 33)
+  return sha256(scratch)
 }
 
 /** Builds RFC 9162's tree over leaf hashes, level by level; an unpaired last node moves up unchanged, which is the same tree as splitting at the largest power of two. */

@@ -25,6 +25,10 @@ export const detailLength = 112
 /** Length of an encoded receipt, in bytes. */
 export const receiptLength = 97
 
+// Written over for every digest: nothing waits between writing and hashing.
+const detailScratch = concat(detailTag, new Uint8Array(detailLength))
+const receiptScratch = concat(receiptTag, new Uint8Array(receiptLength))
+
 function setFixed(into: Uint8Array, offset: number, bytes: Uint8Array, size: number, field: string): void {
   if (bytes.length !== size) throw new EncodingError(`${field} takes ${size} bytes, got ${bytes.length}.`)
   into.set(bytes, offset)
@@ -55,10 +59,8 @@ export function decodeDetail(bytes: Uint8Array): Detail {
 
 /** Computes the digest of a detail. */
 export function detailDigest(detail: Detail): Uint8Array {
-  const bytes = new Uint8Array(detailTag.length + detailLength)
-  bytes.set(detailTag)
-  setDetail(bytes, detailTag.length, detail)
-  return sha256(bytes)
+  setDetail(detailScratch, detailTag.length, detail)
+  return sha256(detailScratch)
 }
 
 /** Writes a receipt in its fixed-width form. */
@@ -96,10 +98,8 @@ export function decodeReceipt(bytes: Uint8Array): Receipt {
 
 /** Computes the Merkle leaf of a receipt (leaf domain 0x00, RFC 9162 §2.1.1). */
 export function receiptLeaf(receipt: Receipt): Uint8Array {
-  const bytes = new Uint8Array(receiptTag.length + receiptLength)
-  bytes.set(receiptTag)
-  setReceipt(bytes, receiptTag.length, receipt)
-  return sha256(bytes)
+  setReceipt(receiptScratch, receiptTag.length, receipt)
+  return sha256(receiptScratch)
 }
 
 /** Shows a receipt as JSON: bytes as hexadecimal, amounts as decimal strings. */

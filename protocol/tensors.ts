@@ -115,13 +115,19 @@ const datatypeBytes = Object.fromEntries(datatypes.map((name) => [name, utf8(nam
 const lengthOf = ({ tensor, nameBytes, datatype }: Prepared) =>
   2 + nameBytes.length + 1 + datatype.length + 1 + 8 * tensor.shape.length + 8 + tensor.data.length
 
-/** Writes the canonical bytes of a set of tensors behind `prefix`, in one pass: they are hashed for every answer. */
-function writeCanonical(prefix: readonly Uint8Array[], tensors: readonly Tensor[]): Uint8Array<ArrayBuffer> {
+const anew = (length: number) => new Uint8Array(length)
+
+/** Writes the canonical bytes of a set of tensors behind `prefix`, in one pass: they are hashed for every answer. `room` gives the bytes to write to. */
+function writeCanonical(
+  prefix: readonly Uint8Array[],
+  tensors: readonly Tensor[],
+  room: (length: number) => Uint8Array<ArrayBuffer> = anew,
+): Uint8Array<ArrayBuffer> {
   const prepared = prepare(tensors)
   let length = 4
   for (const part of prefix) length += part.length
   for (const each of prepared) length += lengthOf(each)
-  const bytes = new Uint8Array(length)
+  const bytes = room(length)
   const view = new DataView(bytes.buffer)
   let offset = 0
   const put = (part: Uint8Array) => {
@@ -188,8 +194,12 @@ export function parseCanonicalTensors(bytes: Uint8Array): Tensor[] {
 
 const commitmentTag = utf8('ASY1tens')
 
+// Most commitments are to a few hundred bytes, written over for each: memory of their own would cost more than their hash.
+const scratch = new Uint8Array(16 * 1024)
+const scratchOf = (length: number) => (length <= scratch.length ? scratch.subarray(0, length) : new Uint8Array(length))
+
 /** Commits to a set of tensors under a 32-byte salt, so a small input cannot be guessed from its digest. */
 export function tensorCommitment(salt: Uint8Array, tensors: readonly Tensor[]): Uint8Array {
   if (salt.length !== 32) throw new EncodingError(`A salt takes 32 bytes, got ${salt.length}.`)
-  return sha256(writeCanonical([commitmentTag, salt], tensors))
+  return sha256(writeCanonical([commitmentTag, salt], tensors, scratchOf))
 }

@@ -1,4 +1,4 @@
-import { equalBytes, type Hex, toHex } from '../protocol/bytes.ts'
+import { type Hex, toHex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import type { RefusalReason } from '../protocol/frames.ts'
 import type { Listing } from '../protocol/listing.ts'
@@ -15,6 +15,8 @@ export type Finished = { answer: RecordedAnswer } | { refusal: { reason: Refusal
 /** Holds what a runner knows of one channel. Amounts in the token's smallest unit. */
 export type Channel = {
   id: Uint8Array
+  /** The id as the key of a map. */
+  key: string
   hex: Hex
   terms: Terms
   voucher: { cumulative: bigint; signature: Uint8Array } | null
@@ -23,10 +25,10 @@ export type Channel = {
   /** Sum of the prices of jobs accepted and not yet finished. */
   reserved: bigint
   highestJob: bigint
-  /** Jobs being run, with the digests of their sealed bodies. */
-  running: Map<bigint, { bodyHash: Uint8Array; finished: Promise<Finished> }>
+  /** Jobs being run, with the digests of their sealed bodies, and whom to tell how they end. */
+  running: Map<bigint, { bodyHash: string; waiting: ((finished: Finished) => void)[] }>
   /** Digests of the sealed bodies of jobs that ended, as far back as a new job may lie. */
-  ended: Map<bigint, Uint8Array>
+  ended: Map<bigint, string>
   /** Up to this number only the journal knows which jobs ended; one it does not know may have been, so it is not begun. */
   forgotten: bigint
   /** Whether a job ended since the last look. */
@@ -36,9 +38,10 @@ export type Channel = {
 }
 
 /** Makes a channel that has done nothing. */
-export function newChannel(id: Uint8Array, terms: Terms): Channel {
+export function newChannel(id: Uint8Array, terms: Terms, key: string): Channel {
   return {
     id: id.slice(),
+    key,
     hex: toHex(id),
     terms,
     voucher: null,
@@ -61,7 +64,7 @@ export const isTooOld = (channel: Channel, job: bigint) =>
   job + jobWindow <= channel.highestJob || job <= channel.forgotten
 
 /** Remembers that a job ended, and forgets those too old to begin again: the journal still knows them. */
-export function noteEnded(channel: Channel, job: bigint, bodyHash: Uint8Array): void {
+export function noteEnded(channel: Channel, job: bigint, bodyHash: string): void {
   channel.ended.set(job, bodyHash)
   channel.stirred = true
   // A sweep now and then, not one a job.
@@ -113,14 +116,14 @@ export function checkTerms(
 export function checkJob(
   channel: Channel,
   job: bigint,
-  bodyHash: Uint8Array,
-  known: Uint8Array | null,
+  bodyHash: string,
+  known: string | null,
   now: number,
 ): JobRefused | 'run' | 'join' | 'replay' {
   const conflict = () => refuse('job_conflict', `Job ${job} was used with another body; take a new number.`)
-  if (known) return equalBytes(known, bodyHash) ? 'replay' : conflict()
+  if (known !== null) return known === bodyHash ? 'replay' : conflict()
   const running = channel.running.get(job)
-  if (running) return equalBytes(running.bodyHash, bodyHash) ? 'join' : conflict()
+  if (running) return running.bodyHash === bodyHash ? 'join' : conflict()
   if (isTooOld(channel, job))
     return refuse('job_too_old', `Job ${job} lies too far below ${channel.highestJob}; take a higher number.`)
   if (channel.terms.expiresAt < BigInt(now) + 60n)

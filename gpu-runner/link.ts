@@ -13,7 +13,6 @@ import {
   type JobRefusal,
   type JobRequest,
   joinFrames,
-  setTicket,
   splitFrames,
   ticketOf,
 } from '../protocol/frames.ts'
@@ -76,7 +75,9 @@ export function openLink(deps: LinkDeps): Link {
         })
         // Results go out on the socket their request came in on, or not at all: on another its ticket may stand for another job. A job unanswered is sent again and answered from the journal.
         const reply = (result: LinkResult) =>
-          outbox.push('receipt' in result ? frameOf(result) : encodeJobRefusal(result))
+          'receipt' in result
+            ? outbox.push(result.frame ?? encodeJobAnswer(result), result.ticket)
+            : outbox.push(encodeJobRefusal(result))
         if (requests.length > 0) deps.handle(requests, reply)
       })
       own.on('unexpected-response', (_, response) => {
@@ -123,25 +124,23 @@ function wordsOf(word: string): { why: string; whatToDo: string } {
   return { why: word, whatToDo }
 }
 
-function frameOf(answer: JobAnswer & { frame?: Uint8Array }): Uint8Array {
-  if (!answer.frame) return encodeJobAnswer(answer)
-  const frame = answer.frame.slice()
-  setTicket(frame, answer.ticket)
-  return frame
-}
-
-type Outbox = { push(frame: Uint8Array): void; flush(): void }
+/** Takes frames, each with the ticket it goes out with where that is not yet in it. */
+type Outbox = { push(frame: Uint8Array, ticket?: number): void; flush(): void }
 
 /** Collects what one turn of the loop has to say into one message, with a report of the load behind it. */
 function openOutbox(socket: WebSocket, load: () => Uint8Array): Outbox {
   let frames: Uint8Array[] = []
+  let tickets: (number | undefined)[] = []
   const flush = () => {
-    const ready = frames
+    if (frames.length === 0) return
+    const message = joinFrames([...frames, load()], tickets)
     frames = []
-    if (ready.length > 0 && socket.readyState === WebSocket.OPEN) socket.send(joinFrames([...ready, load()]))
+    tickets = []
+    if (socket.readyState === WebSocket.OPEN) socket.send(message)
   }
   return {
-    push(frame) {
+    push(frame, ticket) {
+      tickets.push(ticket)
       if (frames.push(frame) === 1) setImmediate(flush)
     },
     flush,

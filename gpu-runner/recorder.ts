@@ -1,13 +1,14 @@
 import { batchDigest } from '../protocol/batch.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import { direction } from '../protocol/envelope.ts'
-import { encodeJobAnswer, type JobAnswer } from '../protocol/frames.ts'
+import { encodeJobAnswers, type JobAnswer } from '../protocol/frames.ts'
 import { merkleTree } from '../protocol/merkle.ts'
 import { encodeBody, encodeErrorBody } from '../protocol/oip.ts'
 import { type Detail, detailDigest, jobStatus, type Receipt, receiptLeaf } from '../protocol/receipt.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import type { Channel } from './channels.ts'
+import { digestBytes } from './digestText.ts'
 import type { Journal, JournalEntry } from './journal.ts'
 import type { Meter } from './meter.ts'
 import type { NativeEnvelope } from './nativeEnvelope.ts'
@@ -19,7 +20,8 @@ export type RecordedAnswer = Omit<JobAnswer, 'ticket'> & { frame: Uint8Array }
 export type AcceptedJob = {
   channel: Channel
   job: bigint
-  bodyHash: Uint8Array
+  /** Digest of the sealed body, as `digestText` gives it. */
+  bodyHash: string
   envelope: NativeEnvelope
   /** Commitment to the input, and digest of the execution descriptor: 32 bytes each. */
   input: Uint8Array
@@ -85,7 +87,7 @@ export class Recorder {
     try {
       const { root, proofs } = merkleTree(batch.map(({ receipt }) => receiptLeaf(receipt)))
       const signature = await signer.sign(batchDigest(domain, { root, count: batch.length }))
-      const entries = batch.map((sealed, index) => entryOf(sealed, signature, proofs[index]!))
+      const entries = entriesOf(batch, signature, proofs)
       const signed = performance.now()
       await journal.commit(
         entries,
@@ -128,14 +130,31 @@ function addUp(batch: readonly Sealed[], finishedAt: bigint): Map<Channel, bigin
   return totals
 }
 
-function entryOf(
-  { outcome, receipt, detail, answer }: Sealed,
+function entriesOf(
+  batch: readonly Sealed[],
   signature: Uint8Array,
-  proof: JournalEntry['proof'],
-): JournalEntry {
-  const { channel, job, bodyHash } = outcome.job
-  const frame = encodeJobAnswer({ ticket: 0, receipt, detail, signature, proof, body: answer })
-  return { channel: channel.id, job, bodyHash, receipt, detail, signature, proof, answer, frame }
+  proofs: readonly JournalEntry['proof'][],
+): JournalEntry[] {
+  const answers = batch.map(({ receipt, detail, answer }, index) => {
+    return { ticket: 0, receipt, detail, signature, proof: proofs[index]!, body: answer }
+  })
+  const frames = encodeJobAnswers(answers)
+  return batch.map(({ outcome, receipt, detail, answer }, index) => {
+    const { channel, job, bodyHash } = outcome.job
+    const proof = proofs[index]!
+    const frame = frames[index]!
+    return {
+      channel: channel.id,
+      job,
+      bodyHash: digestBytes(bodyHash),
+      receipt,
+      detail,
+      signature,
+      proof,
+      answer,
+      frame,
+    }
+  })
 }
 
 /** Turns a journalled job back into the answer that was, or would have been, sent. */

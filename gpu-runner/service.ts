@@ -3,7 +3,6 @@ import type { Domain } from '../protocol/eip712.ts'
 import { contextId, direction, envelopeInfo, envelopeKeys } from '../protocol/envelope.ts'
 import { type Execution, executionDigest } from '../protocol/execution.ts'
 import type { JobRequest, RefusalReason } from '../protocol/frames.ts'
-import { sha256 } from '../protocol/hash.ts'
 import { type HpkeKeyPair, setupRecipient } from '../protocol/hpke.ts'
 import type { Listing } from '../protocol/listing.ts'
 import type { Manifest } from '../protocol/manifest.ts'
@@ -13,6 +12,7 @@ import type { Signer } from '../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
 import { type Channel, checkJob, checkTerms, type Finished, isTooOld, newChannel, noteEnded, rest } from './channels.ts'
+import { digestText, textOfDigest } from './digestText.ts'
 import { Batcher, type RunResult } from './engine/batcher.ts'
 import { RunDeadlineError } from './engine/executor.ts'
 import { Funds, type FundsReader } from './funds.ts'
@@ -80,7 +80,9 @@ export type ServiceDeps = {
   capacity: number
 }
 
-const refusal = (reason: RefusalReason, detail: string) => ({ refusal: { reason, detail } }) satisfies Finished
+type Refused = { refusal: { reason: RefusalReason; detail: string } }
+
+const refusal = (reason: RefusalReason, detail: string): Refused => ({ refusal: { reason, detail } })
 const recoverAddress = createRecoverer()
 /** Bytes as a key of a map: one character a byte. */
 const keyOf = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
@@ -175,29 +177,54 @@ export class JobService {
   /** Handles the requests of one message, and gives each result to `reply` when it is there; never throws. */
   handleAll(requests: readonly JobRequest[], reply: (result: LinkResult) => void): void {
     if (requests.length > 1) this.#takeHighestVouchers(requests)
-    for (const request of requests) void this.handle(request).then(reply)
+    for (const request of requests) this.#handle(request, reply)
   }
 
   /** Handles one request; never throws. */
-  async handle(request: JobRequest): Promise<LinkResult> {
-    let finished: Finished
-    try {
-      finished = await this.#accept(request)
-    } catch (error) {
-      this.#deps.log('job_failed', { message: error instanceof Error ? error.message : 'unknown' })
-      finished = refusal('job_lost', 'The runner could not finish the job; nothing was charged.')
-    }
-    if ('answer' in finished) return { ticket: request.ticket, ...finished.answer }
-    this.#deps.meter?.refused(finished.refusal.reason)
-    return { ticket: request.ticket, ...finished.refusal }
+  handle(request: JobRequest): Promise<LinkResult> {
+    return new Promise((resolve) => this.#handle(request, resolve))
   }
 
-  async #accept(request: JobRequest): Promise<Finished> {
-    const channel = this.#channelOf(request)
-    if ('refusal' in channel) return channel
-    const bodyHash = sha256(request.body)
-    const early = this.#settledAlready(channel, request.job, bodyHash) ?? this.#refuseAll()
-    if (early) return early
+  #handle(request: JobRequest, reply: (result: LinkResult) => void) {
+    const { ticket } = request
+    const end = (finished: Finished) => {
+      if ('answer' in finished) return reply({ ticket, ...finished.answer })
+      this.#deps.meter?.refused(finished.refusal.reason)
+      reply({ ticket, ...finished.refusal })
+    }
+    const fail = (error: unknown) => {
+      this.#deps.log('job_failed', { message: error instanceof Error ? error.message : 'unknown' })
+      end(refusal('job_lost', 'The runner could not finish the job; nothing was charged.'))
+    }
+    try {
+      const channel = this.#channelOf(request)
+      if ('refusal' in channel) return end(channel)
+      const bodyHash = digestText(request.body)
+      if (this.#endsEarly(channel, request.job, bodyHash, end)) return
+      const envelope = this.#openAtOnce(channel, request)
+      if (envelope) return this.#begin(channel, request, bodyHash, envelope, end)
+      const begin = (opened: NativeEnvelope | Refused) => {
+        if ('refusal' in opened) return end(opened)
+        // While this one waited, a copy of the job may have come.
+        if (!this.#endsEarly(channel, request.job, bodyHash, end)) this.#begin(channel, request, bodyHash, opened, end)
+      }
+      this.#open(channel, request).then(begin).catch(fail)
+    } catch (error) {
+      fail(error)
+    }
+  }
+
+  /** Finds the envelope of a request that nothing needs to be waited for: nearly every one. */
+  #openAtOnce(channel: Channel, request: JobRequest): NativeEnvelope | null {
+    const known = channel.contexts.get(keyOf(request.context))
+    if (!known || known instanceof Promise) return null
+    const { buyer, price } = channel.terms
+    if (price > 0n && !this.#funds.covers(buyer, price)) return null
+    return isHigher(request, channel) && !this.#takeBuyersVoucher(channel, request.voucher!) ? null : known
+  }
+
+  /** Does all that a request may have to wait for: a voucher of a wallet or a mandate, the buyer's deposit, a new sealing context. */
+  async #open(channel: Channel, request: JobRequest): Promise<NativeEnvelope | Refused> {
     const bad = isHigher(request, channel) ? await this.#takeVoucher(channel, request) : null
     if (bad) return bad
     const { buyer, price } = channel.terms
@@ -205,18 +232,24 @@ export class JobService {
     const context = this.#contextOf(channel, request)
     if ('refusal' in context) return context
     const envelope = context.envelope instanceof Promise ? await context.envelope.catch(() => null) : context.envelope
-    if (!envelope) return refusal('bad_seal', 'The encapsulated key is not a point of X25519.')
-    // Everything above may have waited; from here to the reservation nothing does, so two copies of a job cannot both pass.
-    return this.#begin(channel, request, bodyHash, envelope)
+    return envelope ?? refusal('bad_seal', 'The encapsulated key is not a point of X25519.')
   }
 
-  /** Answers a job that ended or is being run, or refuses one whose number cannot be used; null for one to begin. */
-  #settledAlready(channel: Channel, job: bigint, bodyHash: Uint8Array): Finished | Promise<Finished> | null {
+  /** Deals with a job that is not to begin: it ended, is being run, or there is no room. Tells whether it did. */
+  #endsEarly(channel: Channel, job: bigint, bodyHash: string, end: (finished: Finished) => void): boolean {
+    const early = this.#settledAlready(channel, job, bodyHash) ?? this.#refuseAll()
+    if (early === 'joins') channel.running.get(job)!.waiting.push(end)
+    else if (early) end(early)
+    return early !== null
+  }
+
+  /** Answers a job that ended, tells that one is being run, or refuses one whose number cannot be used; null for one to begin. */
+  #settledAlready(channel: Channel, job: bigint, bodyHash: string): Finished | 'joins' | null {
     const { journal, now } = this.#deps
     const old = isTooOld(channel, job) && !channel.ended.has(job) ? journal.find(channel.id, job) : null
-    const known = channel.ended.get(job) ?? old?.bodyHash ?? null
+    const known = channel.ended.get(job) ?? (old ? textOfDigest(old.bodyHash) : null)
     const decision = checkJob(channel, job, bodyHash, known, Math.floor(now() / 1000))
-    if (decision === 'join') return channel.running.get(job)!.finished
+    if (decision === 'join') return 'joins'
     if (decision === 'replay') {
       const entry = old ?? journal.find(channel.id, job)
       return entry ? { answer: answerOf(entry) } : refusal('job_too_old', `The answer of job ${job} is no longer kept.`)
@@ -227,7 +260,7 @@ export class JobService {
   }
 
   /** Refuses any new job while there is no room, no way to record it, or no tomorrow; null otherwise. */
-  #refuseAll(): Finished | null {
+  #refuseAll(): Refused | null {
     const { capacity } = this.#deps
     if (this.#draining) return refusal('draining', 'The runner is shutting down; ask another.')
     if (this.#inFlight >= capacity) return refusal('at_capacity', `The runner has ${this.#inFlight} jobs in hand.`)
@@ -238,12 +271,55 @@ export class JobService {
   #begin(
     channel: Channel,
     request: JobRequest,
-    bodyHash: Uint8Array,
+    bodyHash: string,
     envelope: NativeEnvelope,
-  ): Finished | Promise<Finished> {
+    reply: (finished: Finished) => void,
+  ) {
+    // Nothing from here to the reservation waits, so two copies of a job cannot both pass.
     const { job } = request
-    const early = this.#settledAlready(channel, job, bodyHash) ?? this.#refuseAll()
-    if (early) return early
+    const served = this.#models.get(channel.terms.model)
+    const refused = this.#refuse(channel, job, bodyHash, served)
+    if (refused || !served) return reply(refused ?? refusal('unknown_model', 'The runner stopped serving this model.'))
+    let plaintext: Uint8Array
+    try {
+      plaintext = envelope.open(job, direction.request, request.body)
+    } catch {
+      return reply(refusal('bad_seal', 'The body was not sealed to this runner for this channel and job.'))
+    }
+
+    this.#unproven.delete(channel.key)
+    const begun = performance.now()
+    const waiting = [reply]
+    const end = (result: Finished) => {
+      served.inFlight--
+      this.#end(channel, job, bodyHash, result)
+      for (const tell of waiting) tell(result)
+    }
+    const accepted: AcceptedJob = {
+      channel,
+      job,
+      bodyHash,
+      envelope,
+      input: noCommitment,
+      execution: served.execution,
+      done: (answer) => {
+        this.#deps.meter?.answered(answer.receipt.status, performance.now() - begun)
+        end({ answer })
+      },
+      failed: (error) => {
+        this.#deps.log('job_failed', { message: error.message })
+        if (error instanceof JournalError) this.#journalFailedAt = this.#deps.now()
+        end(refusal('job_lost', 'The runner could not record the job; nothing was charged.'))
+      },
+    }
+    served.inFlight++
+    this.#reserve(channel, job)
+    channel.running.set(job, { bodyHash, waiting })
+    this.#run(served, accepted, plaintext, request.deadlineMs)
+  }
+
+  /** Refuses a job that is not covered, not funded, or too many; null for one to run. */
+  #refuse(channel: Channel, job: bigint, bodyHash: string, served: Served | undefined): Refused | null {
     const { price, buyer } = channel.terms
     const decision = checkJob(channel, job, bodyHash, null, Math.floor(this.#deps.now() / 1000))
     if (typeof decision === 'object') return refusal(decision.refused, decision.detail)
@@ -251,49 +327,9 @@ export class JobService {
       const { deposit, owed } = this.#funds.known(buyer)
       return refusal('unfunded', `The buyer's deposit is ${deposit}; ${owed + price} is needed. Deposit more.`)
     }
-    const served = this.#models.get(channel.terms.model)
-    if (!served) return refusal('unknown_model', 'The runner stopped serving this model.')
-    if (served.inFlight >= (served.model.capacity ?? Number.POSITIVE_INFINITY))
+    if (served && served.inFlight >= (served.model.capacity ?? Number.POSITIVE_INFINITY))
       return refusal('at_capacity', `The runner has ${served.inFlight} jobs of this model in hand.`)
-    let plaintext: Uint8Array
-    try {
-      plaintext = envelope.open(job, direction.request, request.body)
-    } catch {
-      return refusal('bad_seal', 'The body was not sealed to this runner for this channel and job.')
-    }
-
-    this.#unproven.delete(keyOf(channel.id))
-    const begun = performance.now()
-    const finished = new Promise<Finished>((resolve) => {
-      const end = (result: Finished) => {
-        served.inFlight--
-        this.#end(channel, job, bodyHash, result)
-        resolve(result)
-      }
-      const accepted: AcceptedJob = {
-        channel,
-        job,
-        bodyHash,
-        envelope,
-        input: noCommitment,
-        execution: served.execution,
-        done: (answer) => {
-          this.#deps.meter?.answered(answer.receipt.status, performance.now() - begun)
-          end({ answer })
-        },
-        failed: (error) => {
-          this.#deps.log('job_failed', { message: error.message })
-          if (error instanceof JournalError) this.#journalFailedAt = this.#deps.now()
-          end(refusal('job_lost', 'The runner could not record the job; nothing was charged.'))
-        },
-      }
-      served.inFlight++
-      this.#reserve(channel, job)
-      // The promise is not yet there for copies of the job to join, and nothing runs before it is.
-      queueMicrotask(() => this.#run(served, accepted, plaintext, request.deadlineMs))
-    })
-    channel.running.set(job, { bodyHash, finished })
-    return finished
+    return null
   }
 
   #reserve(channel: Channel, job: bigint): void {
@@ -304,7 +340,7 @@ export class JobService {
     if (job > channel.highestJob) channel.highestJob = job
   }
 
-  #end(channel: Channel, job: bigint, bodyHash: Uint8Array, result: Finished): void {
+  #end(channel: Channel, job: bigint, bodyHash: string, result: Finished): void {
     const { buyer, price } = channel.terms
     const charged = 'answer' in result ? result.answer.detail.price : 0n
     this.#inFlight--
@@ -330,7 +366,7 @@ export class JobService {
   }
 
   /** Finds a request's channel, or takes up a new one from its opening. */
-  #channelOf({ channel: id, opening }: JobRequest): Channel | ReturnType<typeof refusal> {
+  #channelOf({ channel: id, opening }: JobRequest): Channel | Refused {
     const key = keyOf(id)
     const known = this.#channels.get(key)
     if (known) return known
@@ -345,7 +381,7 @@ export class JobService {
       now: Math.floor(now() / 1000),
     })
     if (refused) return refusal(refused.refused, refused.detail)
-    const channel = newChannel(id, opening.terms)
+    const channel = newChannel(id, opening.terms, key)
     this.#channels.set(key, channel)
     this.#unproven.add(key)
     this.#forgetUnproven()
@@ -353,10 +389,7 @@ export class JobService {
   }
 
   /** Finds a request's sealing context, or takes up a new one from its opening. */
-  #contextOf(
-    channel: Channel,
-    request: JobRequest,
-  ): { envelope: NativeEnvelope | Promise<NativeEnvelope> } | ReturnType<typeof refusal> {
+  #contextOf(channel: Channel, request: JobRequest): { envelope: NativeEnvelope | Promise<NativeEnvelope> } | Refused {
     const { opening, context } = request
     const key = keyOf(context)
     const known = channel.contexts.get(key)
@@ -426,14 +459,18 @@ export class JobService {
       if ('refusal' in channel || !voucher || !isHigher(request, channel)) continue
       if (voucher.cumulative > (highest.get(channel)?.cumulative ?? 0n)) highest.set(channel, voucher)
     }
-    for (const [channel, { cumulative, signature }] of highest) {
-      if (recoverAddress(this.#voucherDigest(channel, cumulative), signature) !== channel.terms.buyer) continue
-      channel.voucher = { cumulative, signature: signature.slice() }
-    }
+    for (const [channel, voucher] of highest) this.#takeBuyersVoucher(channel, voucher)
   }
 
-  /** Verifies a voucher higher than any before. Gives a refusal, or null. */
-  async #takeVoucher(channel: Channel, { voucher }: JobRequest): Promise<Finished | null> {
+  /** Verifies a voucher by the buyer's own key. Tells whether it is now the channel's. */
+  #takeBuyersVoucher(channel: Channel, { cumulative, signature }: NonNullable<JobRequest['voucher']>): boolean {
+    if (recoverAddress(this.#voucherDigest(channel, cumulative), signature) !== channel.terms.buyer) return false
+    channel.voucher = { cumulative, signature: signature.slice() }
+    return true
+  }
+
+  /** Verifies a voucher higher than any before, whoever may have signed it. Gives a refusal, or null. */
+  async #takeVoucher(channel: Channel, { voucher }: JobRequest): Promise<Refused | null> {
     const cumulative = voucher!.cumulative
     const signature = voucher!.signature.slice()
     const { chain } = this.#deps
@@ -449,7 +486,7 @@ export class JobService {
   }
 
   /** Checks that a key which is not the buyer's may sign for this much (a mandate in the escrow). Gives a refusal, or null. */
-  async #refuseMandate({ hex, terms }: Channel, key: Hex | null, cumulative: bigint): Promise<Finished | null> {
+  async #refuseMandate({ hex, terms }: Channel, key: Hex | null, cumulative: bigint): Promise<Refused | null> {
     const { chain, now } = this.#deps
     const asked = { buyer: terms.buyer, model: terms.model, channel: hex, at: Math.floor(now() / 1000) }
     const left = key ? await chain.mandateLeft({ ...asked, key }) : 0n

@@ -156,12 +156,31 @@ function readJobRequest(reader: Reader): JobRequest {
   return request
 }
 
+const jobAnswerLength = ({ proof, body }: JobAnswer) => answerHeaderLength + proof.path.length * 32 + body.length
+
 /** Writes a job answer. Throws EncodingError when a field has the wrong width. */
 export function encodeJobAnswer(answer: JobAnswer): Uint8Array<ArrayBuffer> {
+  return encodeJobAnswers([answer])[0]!
+}
+
+/** Writes job answers behind one another, as views of the same bytes: one piece of memory however many. Throws EncodingError when a field has the wrong width. */
+export function encodeJobAnswers(answers: readonly JobAnswer[]): Uint8Array<ArrayBuffer>[] {
+  let length = 0
+  for (const answer of answers) length += jobAnswerLength(answer)
+  const bytes = new Uint8Array(length)
+  let offset = 0
+  return answers.map((answer) => {
+    const frame = bytes.subarray(offset, offset + jobAnswerLength(answer))
+    offset += frame.length
+    writeJobAnswer(frame, answer)
+    return frame
+  })
+}
+
+function writeJobAnswer(bytes: Uint8Array, answer: JobAnswer): void {
   const { path, index, count } = answer.proof
   expectLength(answer.signature, 65, 'signature')
-  const bytes = new Uint8Array(answerHeaderLength + path.length * 32 + answer.body.length)
-  const view = new DataView(bytes.buffer)
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   bytes[0] = frameType.jobAnswer
   view.setUint32(1, answer.ticket)
   setReceipt(bytes, 5, answer.receipt)
@@ -177,7 +196,6 @@ export function encodeJobAnswer(answer: JobAnswer): Uint8Array<ArrayBuffer> {
     offset += 32
   }
   bytes.set(answer.body, offset)
-  return bytes
 }
 
 function readJobAnswer(reader: Reader): JobAnswer {
@@ -300,16 +318,22 @@ export function setDeadline(frame: Uint8Array, deadlineMs: number): void {
   new DataView(frame.buffer, frame.byteOffset, frame.byteLength).setUint32(54, deadlineMs)
 }
 
-/** Joins frames into one socket message, each behind its u32 length. */
-export function joinFrames(frames: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+/** Joins frames into one socket message, each behind its u32 length. Where `tickets` has one for a job frame, the message carries that and the frame stays as it is. */
+export function joinFrames(
+  frames: readonly Uint8Array[],
+  tickets: readonly (number | undefined)[] = [],
+): Uint8Array<ArrayBuffer> {
   let length = 0
   for (const frame of frames) length += 4 + frame.length
   const message = new Uint8Array(length)
   const view = new DataView(message.buffer)
   let offset = 0
-  for (const frame of frames) {
+  for (let index = 0; index < frames.length; index++) {
+    const frame = frames[index]!
     view.setUint32(offset, frame.length)
     message.set(frame, offset + 4)
+    const ticket = tickets[index]
+    if (ticket !== undefined) view.setUint32(offset + 5, ticket)
     offset += 4 + frame.length
   }
   return message

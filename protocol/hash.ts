@@ -1,7 +1,7 @@
 import { sha256 as portableSha256 } from '@noble/hashes/sha2.js'
 import { keccak_256 } from '@noble/hashes/sha3.js'
 
-type NativeHash = (algorithm: 'sha256', data: Uint8Array, encoding: 'latin1') => string
+type NativeHash = (algorithm: 'sha256', data: Uint8Array, encoding: 'binary') => string
 
 // WebCrypto only hashes asynchronously, too slow for the many small digests of a receipt. Node and workerd offer a synchronous native one, reached without an import so browsers can load this file.
 const native = (
@@ -17,7 +17,7 @@ function fromLatin1(digest: string): Uint8Array<ArrayBuffer> {
 
 /** Hashes bytes with SHA-256 (FIPS 180-4): the platform's own where it is synchronous, a portable one elsewhere; the digests are equal. */
 export const sha256: (bytes: Uint8Array) => Uint8Array<ArrayBuffer> = native
-  ? (bytes) => fromLatin1(native('sha256', bytes, 'latin1'))
+  ? (bytes) => fromLatin1(native('sha256', bytes, 'binary'))
   : (bytes) => portableSha256(bytes) as Uint8Array<ArrayBuffer>
 
 /** Hashes bytes with Keccak-256, as Ethereum uses it; for EIP-712 and addresses only. */

@@ -18,6 +18,8 @@ const Variables = z.object({
   POLICY: address,
   ATTESTED_INFERENCE: address,
   TOKEN: address,
+  /** Where runners stake; without it no runner has any cover. */
+  STAKE: address.optional(),
   FEE_BPS: z.coerce.number().int().min(0).max(10_000),
   /** The block the escrow was deployed in, where indexing begins, and how many blocks must stand on one before it is read. */
   ESCROW_BLOCK: z.coerce.bigint().min(1n).default(1n),

@@ -76,19 +76,19 @@ async function evict({ mailbox }: Context, { signer, verdict }: Reevaluation): P
 }
 
 /** Reads the chain's new events into the database. */
-function indexEscrow({ settings, database, log }: Context) {
-  const chain = chainReader(clientOf(settings) as PublicClient, settings.ESCROW)
+function indexContracts({ settings, database, log }: Context) {
+  const chain = chainReader(clientOf(settings) as PublicClient, { escrow: settings.ESCROW, stake: settings.STAKE })
   return indexChain({ database, chain, start: settings.ESCROW_BLOCK, confirmations: settings.CONFIRMATIONS, log })
 }
 
 /** Compares the books of chain, events and receipts. */
 async function compareBooks({ settings, database, log }: Context) {
   const client = clientOf(settings) as PublicClient
-  const { ESCROW: escrow, TOKEN: token } = settings
+  const { ESCROW: escrow, TOKEN: token, STAKE: stake } = settings
   const treasury = await client.readContract({ address: escrow, abi: escrowAbi, functionName: 'treasury' })
   return reconcile({
     database,
-    books: booksReader(client, { escrow, token }),
+    books: booksReader(client, { escrow, token, stake }),
     treasury: treasury.toLowerCase() as Hex,
     now: Math.floor(Date.now() / 1000),
     log,
@@ -113,7 +113,7 @@ export function createWorker(rootsOf: (settings: Settings) => Roots[]) {
     },
     async scheduled({ cron }: { cron: string }, bindings: Bindings): Promise<void> {
       const context = contextFor(bindings)
-      await indexEscrow(context)
+      await indexContracts(context)
       if (cron !== hourly) return
       await reevaluateRunners(context, (fallen) => evict(context, fallen))
       await compareBooks(context)

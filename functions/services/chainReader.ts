@@ -1,12 +1,17 @@
 import { BlockNotFoundError, erc20Abi, type PublicClient } from 'viem'
-import { escrowAbi } from '../../contracts/abi.ts'
+import { escrowAbi, stakeAbi } from '../../contracts/abi.ts'
 import type { Hex } from '../../protocol/bytes.ts'
 import type { ChainReader } from './indexer.ts'
 import type { BooksReader } from './reconcile.ts'
 
-/** Reads blocks and one contract's logs through viem. */
-export function chainReader(client: PublicClient, address: Hex): ChainReader {
+/** Reads blocks and the logs of the escrow, and of the stakes where there are any, through viem. */
+export function chainReader(
+  client: PublicClient,
+  { escrow, stake }: { escrow: Hex; stake?: Hex | undefined },
+): ChainReader {
+  const contracts = [escrow, ...(stake ? [stake] : [])].map((address) => address.toLowerCase() as Hex)
   return {
+    contracts: contracts.join(' '),
     async block(number) {
       try {
         const block = await (number === 'latest' ? client.getBlock() : client.getBlock({ blockNumber: number }))
@@ -17,9 +22,9 @@ export function chainReader(client: PublicClient, address: Hex): ChainReader {
       }
     },
     async logs({ from, to }) {
-      const logs = await client.getLogs({ address, fromBlock: from, toBlock: to })
+      const logs = await client.getLogs({ address: contracts, fromBlock: from, toBlock: to })
       return logs.map(({ address, blockNumber, blockHash, logIndex, transactionHash, topics, data }) => ({
-        address: address.toLowerCase() as Hex,
+        contract: address.toLowerCase() === contracts[0] ? ('escrow' as const) : ('stake' as const),
         blockNumber,
         blockHash,
         logIndex,
@@ -31,9 +36,14 @@ export function chainReader(client: PublicClient, address: Hex): ChainReader {
   }
 }
 
-/** Reads the escrow's books through viem, as of a block. */
-export function booksReader(client: PublicClient, { escrow, token }: { escrow: Hex; token: Hex }): BooksReader {
+/** Reads the books of the escrow, and of the stakes where there are any, through viem, as of a block. */
+export function booksReader(
+  client: PublicClient,
+  { escrow, token, stake }: { escrow: Hex; token: Hex; stake?: Hex | undefined },
+): BooksReader {
   const at = (blockNumber: bigint) => ({ address: escrow, abi: escrowAbi, blockNumber }) as const
+  const heldBy = (contract: Hex, blockNumber: bigint) =>
+    client.readContract({ address: token, abi: erc20Abi, functionName: 'balanceOf', args: [contract], blockNumber })
   return {
     async deposit(buyer, block) {
       const [balance] = await client.readContract({ ...at(block), functionName: 'accounts', args: [buyer] })
@@ -47,7 +57,16 @@ export function booksReader(client: PublicClient, { escrow, token }: { escrow: H
       const id = await client.readContract({ ...at(block), functionName: 'potId', args })
       return client.readContract({ ...at(block), functionName: 'pots', args: [id] })
     },
-    held: (blockNumber) =>
-      client.readContract({ address: token, abi: erc20Abi, functionName: 'balanceOf', args: [escrow], blockNumber }),
+    held: (block) => heldBy(escrow, block),
+    stakes: stake
+      ? {
+          async of(runner, blockNumber) {
+            const call = { address: stake, abi: stakeAbi, functionName: 'stakes', args: [runner], blockNumber } as const
+            const [amount, exiting, withdrawableAt, slashed] = await client.readContract(call)
+            return { amount, exiting, withdrawableAt, slashed }
+          },
+          held: (block) => heldBy(stake, block),
+        }
+      : null,
   }
 }

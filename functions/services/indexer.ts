@@ -3,10 +3,13 @@ import type { Hex } from '../../protocol/bytes.ts'
 import { UnavailableError } from '../errors.ts'
 import { type Database, query } from '../store/database.ts'
 import { chainCheckpoints, chainCursor, chainEvents } from '../store/schema.ts'
-import { type ChainLog, readEscrowEvent } from './escrowEvents.ts'
+import { renewAllStakes, renewStakes } from '../store/stakes.ts'
+import { type ChainLog, readChainEvent } from './chainEvents.ts'
 
 /** Reads a chain. Every call may throw, answer late, twice or from a node that is behind; the indexer takes that as it comes. */
 export type ChainReader = {
+  /** Names the contracts whose logs it gives: where they change, everything is read anew. */
+  contracts: string
   /** Gives a block's number and hash; null where the node has no such block. */
   block(number: bigint | 'latest'): Promise<{ number: bigint; hash: Hex } | null>
   logs(range: { from: bigint; to: bigint }): Promise<ChainLog[]>
@@ -29,51 +32,81 @@ const keptCheckpoints = 512
 
 type Cursor = { block: bigint; hash: Hex }
 
-async function readCursor({ database, start }: IndexerDeps): Promise<Cursor> {
+/** Where nothing is read yet. */
+const beginning = ({ start }: IndexerDeps): Cursor => ({ block: start - 1n, hash: '0x' })
+
+/** Reads how far the index is; everything is forgotten first where it was of other contracts. */
+async function readCursor(deps: IndexerDeps): Promise<Cursor> {
+  const { database, chain, log } = deps
   const [row] = await query(() => database.select().from(chainCursor))
-  return row ? { block: BigInt(row.block), hash: row.hash as Hex } : { block: start - 1n, hash: '0x' }
+  if (!row) return beginning(deps)
+  const cursor = { block: BigInt(row.block), hash: row.hash as Hex }
+  if (row.contracts === chain.contracts) return cursor
+  log('indexer_contracts_changed', { from: row.block })
+  return fallTo(deps, beginning(deps))
 }
 
-/** Moves the cursor and writes its events in one statement, or does nothing where another run has moved it meanwhile. */
+/** Moves the cursor and writes its events in one statement, or does nothing where another run has moved it meanwhile. The stakes they tell of follow in the same transaction. */
 async function advance(
-  { database }: IndexerDeps,
+  { database, chain }: IndexerDeps,
   from: Cursor,
   to: Cursor,
   rows: (typeof chainEvents.$inferInsert)[],
 ): Promise<boolean> {
-  const result = await query(() =>
-    database.execute(sql`
+  const move = database.execute(sql`
       WITH moved AS (
-        INSERT INTO chain_cursor (id, block, hash) VALUES (1, ${Number(to.block)}, ${to.hash})
-        ON CONFLICT (id) DO UPDATE SET block = excluded.block, hash = excluded.hash
+        INSERT INTO chain_cursor (id, block, hash, contracts)
+        VALUES (1, ${Number(to.block)}, ${to.hash}, ${chain.contracts})
+        ON CONFLICT (id) DO UPDATE SET block = excluded.block, hash = excluded.hash, contracts = excluded.contracts
         WHERE chain_cursor.block = ${Number(from.block)} AND chain_cursor.hash = ${from.hash}
         RETURNING 1
       ), marked AS (
         INSERT INTO chain_checkpoints (block, hash) SELECT ${Number(to.block)}, ${to.hash} FROM moved
         ON CONFLICT (block) DO UPDATE SET hash = excluded.hash
       ), added AS (
-        INSERT INTO chain_events (block, log_index, block_hash, transaction, name, args)
-        SELECT e.block, e.log_index, e.block_hash, e.transaction, e.name, e.args
+        INSERT INTO chain_events (block, log_index, block_hash, transaction, contract, name, args)
+        SELECT e.block, e.log_index, e.block_hash, e.transaction, e.contract, e.name, e.args
         FROM moved, jsonb_to_recordset(${JSON.stringify(
           rows.map((row) => ({
             block: row.block,
             log_index: row.logIndex,
             block_hash: row.blockHash,
             transaction: row.transaction,
+            contract: row.contract,
             name: row.name,
             args: row.args,
           })),
-        )}::jsonb) AS e(block bigint, log_index int, block_hash text, transaction text, name text, args jsonb)
+        )}::jsonb) AS e(block bigint, log_index int, block_hash text, transaction text, contract text, name text, args jsonb)
         ON CONFLICT (block, log_index) DO NOTHING
       )
-      SELECT 1 FROM moved`),
+      SELECT 1 FROM moved`)
+  const staked = new Set(
+    rows.flatMap(({ contract, args }) => (contract === 'stake' && args.runner ? [args.runner] : [])),
   )
-  return result.rows.length === 1
+  const moved = await query(async () =>
+    staked.size > 0 ? (await database.batch([move, renewStakes(database, [...staked])]))[0] : move,
+  )
+  return moved.rows.length === 1
+}
+
+/** Sets the cursor back and forgets every event after it. */
+async function fallTo({ database, chain }: IndexerDeps, ground: Cursor): Promise<Cursor> {
+  const at = Number(ground.block)
+  // The cursor first: whoever moves it at the same time is waited for, or waits, and then finds it elsewhere.
+  await query(() =>
+    database.batch([
+      database.update(chainCursor).set({ block: at, hash: ground.hash, contracts: chain.contracts }),
+      database.delete(chainEvents).where(gt(chainEvents.block, at)),
+      database.delete(chainCheckpoints).where(gt(chainCheckpoints.block, at)),
+      ...renewAllStakes(database),
+    ]),
+  )
+  return ground
 }
 
 /** Falls back to the newest checkpoint the chain still has and forgets every event after it. */
 async function rollBack(deps: IndexerDeps, cursor: Cursor): Promise<Cursor> {
-  const { database, chain, start, log } = deps
+  const { database, chain, log } = deps
   const checkpoints = await query(() =>
     database
       .select()
@@ -81,24 +114,15 @@ async function rollBack(deps: IndexerDeps, cursor: Cursor): Promise<Cursor> {
       .where(lt(chainCheckpoints.block, Number(cursor.block)))
       .orderBy(desc(chainCheckpoints.block)),
   )
-  let ground: Cursor = { block: start - 1n, hash: '0x' }
+  let ground = beginning(deps)
   for (const { block, hash } of checkpoints) {
     const now = await chain.block(BigInt(block))
     if (now?.hash !== hash) continue
     ground = { block: BigInt(block), hash: hash as Hex }
     break
   }
-  const at = Number(ground.block)
-  await query(() =>
-    database.batch([
-      database.delete(chainEvents).where(gt(chainEvents.block, at)),
-      database.delete(chainCheckpoints).where(gt(chainCheckpoints.block, at)),
-      ground.hash === '0x'
-        ? database.delete(chainCursor)
-        : database.update(chainCursor).set({ block: at, hash: ground.hash }),
-    ]),
-  )
-  log('indexer_rolled_back', { from: Number(cursor.block), to: at })
+  await fallTo(deps, ground)
+  log('indexer_rolled_back', { from: Number(cursor.block), to: Number(ground.block) })
   return ground
 }
 
@@ -139,7 +163,7 @@ async function step(
   }
   const { logs, end: next } = range
   const rows = logs.flatMap((entry) => {
-    const event = readEscrowEvent(entry)
+    const event = readChainEvent(entry)
     if (!event) return []
     return [
       {
@@ -168,7 +192,7 @@ async function forgetOldCheckpoints({ database }: IndexerDeps): Promise<void> {
   await query(() => database.delete(chainCheckpoints).where(lt(chainCheckpoints.block, limit.block)))
 }
 
-/** Reads the escrow's events into the database, up to the newest block with enough confirmations. Idempotent, safe to run twice at once, and correct after a reorganisation of any depth. Throws UnavailableError when the chain or the database does not answer: the next run goes on where this one stopped. */
+/** Reads the contracts' events into the database, up to the newest block with enough confirmations. Idempotent, safe to run twice at once, and correct after a reorganisation of any depth. Throws UnavailableError when the chain or the database does not answer: the next run goes on where this one stopped. */
 export async function indexChain(given: IndexerDeps): Promise<IndexRun> {
   const { confirmations } = given
   const ask: ChainReader['block'] = async (number) => {
@@ -180,7 +204,7 @@ export async function indexChain(given: IndexerDeps): Promise<IndexRun> {
   }
   const deps = {
     ...given,
-    chain: { block: ask, logs: (range: { from: bigint; to: bigint }) => given.chain.logs(range) },
+    chain: { ...given.chain, block: ask },
   }
   let cursor = await readCursor(deps)
   let rolledBackTo: bigint | null = null

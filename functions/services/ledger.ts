@@ -6,12 +6,14 @@ import { chainEvents } from '../store/schema.ts'
 /** Holds one payment out of a `Settled` event. */
 export type Payment = { channel: Hex; buyer: Hex; amount: bigint; settledTotal: bigint }
 
-/** Holds the escrow's books as its events tell them: deposits by buyer, pots by provider, publisher and royalty, earnings by payee, totals by channel. */
+/** Holds the contracts' books as their events tell them: deposits by buyer, pots by provider, publisher and royalty, earnings by payee, totals by channel, stakes by runner, and what slashes owe in all. Which buyer a slash owes is not in its event. */
 export type Ledger = {
   deposits: Map<Hex, bigint>
   pots: Map<string, bigint>
   earnings: Map<Hex, bigint>
   settled: Map<Hex, bigint>
+  stakes: Map<Hex, bigint>
+  slashesOwed: bigint
 }
 
 type Event = { name: string; args: Record<string, string> }
@@ -52,6 +54,19 @@ const postings: Record<string, (ledger: Ledger, args: Record<string, string>, tr
     }
   },
   EarningsWithdrawn: ({ earnings }, { payee, amount }) => add(earnings, payee as Hex, -BigInt(amount!)),
+  Staked: ({ stakes }, { runner, amount }) => add(stakes, runner as Hex, BigInt(amount!)),
+  Exited: ({ stakes }, { runner, amount }) => add(stakes, runner as Hex, -BigInt(amount!)),
+  Slashed(ledger, { runner, toBuyer, toReporter, burned }) {
+    const whole = BigInt(toBuyer!) + BigInt(toReporter!) + BigInt(burned!)
+    add(ledger.stakes, runner as Hex, -whole)
+    ledger.slashesOwed += whole
+    const left = ledger.stakes.get(runner as Hex)
+    if (left !== 0n) throw new EncodingError(`A slash of ${runner} left ${left} of its stake.`)
+  },
+  Paid(ledger, { amount }) {
+    ledger.slashesOwed -= BigInt(amount!)
+    if (ledger.slashesOwed < 0n) throw new EncodingError('More was paid out of slashes than they owe.')
+  },
 }
 
 /** Divides a pot as the event says. The event does not name the royalty, so the pot is the one of these two whose amount was divided. */
@@ -75,7 +90,14 @@ function distribute(ledger: Ledger, args: Record<string, string>, treasury: Hex)
 
 /** Adds up events, in the order of the chain. Throws EncodingError where they contradict themselves. */
 export function addUp(events: readonly Event[], treasury: Hex): Ledger {
-  const ledger: Ledger = { deposits: new Map(), pots: new Map(), earnings: new Map(), settled: new Map() }
+  const ledger: Ledger = {
+    deposits: new Map(),
+    pots: new Map(),
+    earnings: new Map(),
+    settled: new Map(),
+    stakes: new Map(),
+    slashesOwed: 0n,
+  }
   for (const { name, args } of events) {
     if (name === 'Distributed') distribute(ledger, args, treasury)
     else postings[name]?.(ledger, args, treasury)

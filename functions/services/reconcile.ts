@@ -1,11 +1,13 @@
 import { sql } from 'drizzle-orm'
 import { EncodingError, type Hex } from '../../protocol/bytes.ts'
-import { UnavailableError } from '../errors.ts'
+import type { StakePosition } from '../../protocol/stake.ts'
+import { AssayError, UnavailableError } from '../errors.ts'
 import { type Database, query } from '../store/database.ts'
 import { chainCursor, drifts } from '../store/schema.ts'
+import { readStakes } from '../store/stakes.ts'
 import { addUp, type Ledger, readEvents } from './ledger.ts'
 
-/** Reads the escrow's own books as of one block. */
+/** Reads the contracts' own books as of one block. */
 export type BooksReader = {
   deposit(buyer: Hex, block: bigint): Promise<bigint>
   settled(channel: Hex, block: bigint): Promise<bigint>
@@ -14,6 +16,11 @@ export type BooksReader = {
   pot(name: string, block: bigint): Promise<bigint>
   /** What the escrow holds of the token. */
   held(block: bigint): Promise<bigint>
+  /** Reads the stakes, and what their contract holds of the token; null where there are none. */
+  stakes: {
+    of(runner: Hex, block: bigint): Promise<StakePosition & { slashed: boolean }>
+    held(block: bigint): Promise<bigint>
+  } | null
 }
 
 /** Names a difference between what the chain, its events and the edge's receipts say of the same money. */
@@ -45,17 +52,43 @@ async function compareBook(
   )
 }
 
+const positionText = (amount: unknown, exiting: unknown, withdrawableAt: unknown, slashed: boolean) =>
+  `${amount}, of it asked back ${exiting} for ${withdrawableAt}${slashed ? ', slashed' : ''}`
+
+/** Compares the stakes the directory shows with the contract's own, and what that contract holds with what it owes. */
+async function compareStakes(
+  database: Database,
+  ledger: Ledger,
+  { stakes }: BooksReader,
+  block: bigint,
+): Promise<Drift[]> {
+  if (!stakes) return []
+  const rows = await readStakes(database)
+  const found = await Promise.all(rows.map(({ runner }) => stakes.of(runner as Hex, block)))
+  const drifts = rows.flatMap(({ runner, amount, exiting, withdrawableAt, slashed }, at): Drift[] => {
+    const expected = positionText(amount, exiting, withdrawableAt, slashed)
+    const { amount: has, exiting: leaves, withdrawableAt: from, slashed: was } = found[at]!
+    const actual = positionText(has, leaves, from, was)
+    return expected === actual ? [] : [{ kind: 'stake', subject: runner, expected, found: actual, cause: missed }]
+  })
+  const owed = sum(ledger.stakes) + ledger.slashesOwed
+  return [...drifts, ...heldDrift('stake_held', 'stakes', owed, await stakes.held(block))]
+}
+
 const sum = (book: Map<string, bigint>) => [...book.values()].reduce((total, amount) => total + amount, 0n)
 
 async function compareHeld(ledger: Ledger, books: BooksReader, block: bigint): Promise<Drift[]> {
   const owed = sum(ledger.deposits) + sum(ledger.pots) + sum(ledger.earnings)
-  const held = await books.held(block)
+  return heldDrift('held', 'escrow', owed, await books.held(block))
+}
+
+function heldDrift(kind: string, subject: string, owed: bigint, held: bigint): Drift[] {
   if (held === owed) return []
   const cause =
     held > owed
-      ? 'Tokens were sent to the escrow without a deposit: nobody is owed them.'
-      : 'The escrow holds less than it owes: stop deposits and find out why before anything else.'
-  return [{ kind: 'held', subject: 'escrow', expected: String(owed), found: String(held), cause }]
+      ? 'Tokens were sent to the contract without a deposit or a stake: nobody is owed them.'
+      : 'The contract holds less than it owes: stop deposits and find out why before anything else.'
+  return [{ kind, subject, expected: String(owed), found: String(held), cause }]
 }
 
 /** Compares what channels were paid with the highest receipt that passed this edge: a payment above it stands on a receipt the edge never saw. */
@@ -177,9 +210,10 @@ export async function reconcile({
       ...(await compareBook('earnings', ledger.earnings, books.earnings, block)),
       ...(await compareBook('pot', ledger.pots, books.pot, block)),
       ...(await compareHeld(ledger, books, block)),
+      ...(await compareStakes(database, ledger, books, block)),
     )
   } catch (error) {
-    throw new UnavailableError('chain', error)
+    throw error instanceof AssayError ? error : new UnavailableError('chain', error)
   }
   found.push(...(await compareReceipts(database, ledger)), ...(await compareJournals(database, now)))
   await record(database, found, block, log)

@@ -104,11 +104,12 @@ export const collaterals = pgTable('collaterals', {
   fetchedAt: bigint('fetched_at', { mode: 'number' }).notNull(),
 })
 
-/** How far the chain is indexed. One row: the last block whose events are in `chain_events`. */
+/** How far the chain is indexed. One row: the last block whose events are in `chain_events`, and whose events these are. */
 export const chainCursor = pgTable('chain_cursor', {
   id: integer('id').primaryKey(),
   block: bigint('block', { mode: 'number' }).notNull(),
   hash: text('hash').notNull(),
+  contracts: text('contracts').notNull().default(''),
 })
 
 /** Hashes of blocks the indexer stopped at, newest some hundreds: where it looks for common ground after a reorganisation. */
@@ -117,7 +118,7 @@ export const chainCheckpoints = pgTable('chain_checkpoints', {
   hash: text('hash').notNull(),
 })
 
-/** Events of the escrow, exactly as the chain has them, one row each. */
+/** Events of the escrow and of the stakes, exactly as the chain has them, one row each. */
 export const chainEvents = pgTable(
   'chain_events',
   {
@@ -125,6 +126,7 @@ export const chainEvents = pgTable(
     logIndex: integer('log_index').notNull(),
     blockHash: text('block_hash').notNull(),
     transaction: text('transaction').notNull(),
+    contract: text('contract').$type<'escrow' | 'stake'>().notNull().default('escrow'),
     name: text('name').notNull(),
     args: jsonb('args').$type<Record<string, string>>().notNull(),
   },
@@ -132,8 +134,20 @@ export const chainEvents = pgTable(
     primaryKey({ name: 'chain_events_pk', columns: [table.block, table.logIndex] }),
     index('chain_events_by_channel').on(sql`(${table.args}->>'channel')`, table.block),
     index('chain_events_by_buyer').on(sql`(${table.args}->>'buyer')`, table.block),
+    index('chain_events_by_staked').on(sql`(${table.args}->>'runner')`).where(sql`${table.contract} = 'stake'`),
+    index('chain_events_by_provider').on(sql`(${table.args}->>'provider')`).where(sql`${table.name} = 'Settled'`),
+    index('chain_events_by_publisher').on(sql`(${table.args}->>'publisher')`).where(sql`${table.name} = 'Settled'`),
   ],
 )
+
+/** Stakes of runners as `chain_events` add up, worked out with them: never written by anything else. `withdrawableAt` in unix seconds, 0 where nothing was asked back. */
+export const stakes = pgTable('stakes', {
+  runner: text('runner').primaryKey(),
+  amount: numeric('amount', { precision: 29, scale: 0 }).notNull(),
+  exiting: numeric('exiting', { precision: 29, scale: 0 }).notNull(),
+  withdrawableAt: bigint('withdrawable_at', { mode: 'number' }).notNull(),
+  slashed: boolean('slashed').notNull(),
+})
 
 /** What runners say their journals add up to, as of `at` (unix seconds); amounts in the token's smallest unit. */
 export const journalTotals = pgTable(

@@ -107,7 +107,7 @@ async function insist(work: () => Promise<unknown>): Promise<void> {
 const index = () =>
   indexChain({
     database,
-    chain: chainReader(it.publicClient, it.contracts.escrow),
+    chain: chainReader(it.publicClient, it.contracts),
     start: 1n,
     confirmations: 0n,
     log: () => {},
@@ -424,7 +424,7 @@ describe('faults in the way of money', () => {
 
   test('behavior: after all of it the books of chain and edge agree', async () => {
     await index()
-    const books = booksReader(it.publicClient, { escrow: it.contracts.escrow as Hex, token: it.contracts.token as Hex })
+    const books = booksReader(it.publicClient, it.contracts)
     const { drifts, block } = await reconcile({
       database,
       books,

@@ -1,12 +1,13 @@
 import { asc } from 'drizzle-orm'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
-import { escrowAbi } from '../../contracts/abi.ts'
+import { escrowAbi, stakeAbi, testTokenAbi } from '../../contracts/abi.ts'
 import { chainReader } from '../../functions/services/chainReader.ts'
 import { type ChainReader, type IndexRun, indexChain } from '../../functions/services/indexer.ts'
 import type { Database } from '../../functions/store/database.ts'
-import { chainCheckpoints, chainCursor, chainEvents } from '../../functions/store/schema.ts'
+import { chainCheckpoints, chainCursor, chainEvents, stakes } from '../../functions/store/schema.ts'
 import type { Hex } from '../../protocol/bytes.ts'
-import { openContracts } from '../contracts/setup.ts'
+import { coverOf, disputeWindowSeconds } from '../../protocol/stake.ts'
+import { openContracts, signerOf } from '../contracts/setup.ts'
 import { openTestDatabase } from '../fixtures/database.ts'
 
 let it: Awaited<ReturnType<typeof openContracts>>
@@ -19,6 +20,7 @@ const index = (chain: ChainReader = reader, confirmations = 0n): Promise<IndexRu
   indexChain({ database, chain, start: 1n, confirmations, log: (event) => logged.push(event) })
 const rows = () => database.select().from(chainEvents).orderBy(asc(chainEvents.block), asc(chainEvents.logIndex))
 const forgetAll = async () => {
+  await database.delete(stakes)
   await database.delete(chainEvents)
   await database.delete(chainCursor)
   await database.delete(chainCheckpoints)
@@ -40,7 +42,7 @@ beforeAll(async () => {
   database = opened.database
   it = await openContracts()
   disposers.push(() => it.chain.stop())
-  reader = chainReader(it.publicClient, it.contracts.escrow)
+  reader = chainReader(it.publicClient, it.contracts)
   await it.fund('buyer', 1_000_000n)
 }, 120_000)
 
@@ -139,7 +141,7 @@ describe('indexChain', () => {
       const flaky = <A extends unknown[], R>(run: (...args: A) => Promise<R>) => {
         return (...args: A): Promise<R> => (calls++ === failing ? Promise.reject(new Error('dropped')) : run(...args))
       }
-      await index({ block: flaky(reader.block), logs: flaky(reader.logs) }).catch((error) => {
+      await index({ ...reader, block: flaky(reader.block), logs: flaky(reader.logs) }).catch((error) => {
         expect(error.code).toBe('unavailable')
       })
       expect(whole.slice(0, (await rows()).length)).toEqual(await rows())
@@ -154,7 +156,7 @@ describe('indexChain', () => {
     const whole = await rows()
     await forgetAll()
     const twice: ChainReader = {
-      block: reader.block,
+      ...reader,
       logs: async (range) => {
         const logs = await reader.logs(range)
         await new Promise((resolve) => setTimeout(resolve, 50))
@@ -165,7 +167,7 @@ describe('indexChain', () => {
     expect(await rows()).toEqual(whole)
     await forgetAll()
     const foreign: ChainReader = {
-      block: reader.block,
+      ...reader,
       logs: async (range) =>
         (await reader.logs(range)).map((log) => ({ ...log, blockNumber: log.blockNumber + 10_000n })),
     }
@@ -176,7 +178,7 @@ describe('indexChain', () => {
   test('refusal: a node that gives the logs of one branch and the hash of another', async () => {
     await withdrawal(111n)
     const split: ChainReader = {
-      block: reader.block,
+      ...reader,
       logs: async (range) =>
         (await reader.logs(range)).map((log) => ({ ...log, blockHash: `0x${'cd'.repeat(32)}` as Hex })),
     }
@@ -190,7 +192,7 @@ describe('indexChain', () => {
     const whole = await rows()
     await forgetAll()
     const short: ChainReader = {
-      block: reader.block,
+      ...reader,
       logs: async ({ from, to }) => {
         if (to - from > 3n) throw new Error('query returned more than the allowed range')
         return reader.logs({ from, to })
@@ -211,5 +213,131 @@ describe('indexChain', () => {
     }
     expect(await index(behind)).toMatchObject({ events: 0, rolledBackTo: null })
     expect(await rows()).toEqual(whole)
+  })
+})
+
+describe('stakes', () => {
+  const runner = signerOf('runner')
+  const second = signerOf('second runner')
+  const third = signerOf('third runner')
+  const call = (party: string, functionName: string, args: readonly unknown[]) =>
+    it.send(party, { address: it.contracts.stake, abi: stakeAbi, functionName, args })
+  const onChain = (of: Hex) =>
+    it.publicClient.readContract({ address: it.contracts.stake, abi: stakeAbi, functionName: 'stakes', args: [of] })
+  const put = (amount: bigint, of = runner) => call('provider', 'stake', [of.address, amount])
+  const kept = () => database.select().from(stakes).orderBy(asc(stakes.runner))
+  const agree = async () => {
+    for (const { runner: of, amount, exiting, withdrawableAt, slashed } of await kept())
+      expect([BigInt(amount), BigInt(exiting), BigInt(withdrawableAt), slashed]).toEqual(await onChain(of as Hex))
+  }
+  const slash = async (of = runner) => {
+    const terms = await it.terms(of)
+    const signed = await Promise.all(
+      [0, 1].map(async (status) => {
+        const { onChain: receipt, leaf } = await it.claim(terms, {
+          cumulative: 100n,
+          voucher: 100n,
+          receipt: { status },
+        })
+        const { signature } = await it.signBatch(of, [leaf])
+        return { receipt, proof: { index: 0, count: 1, path: [] }, batchSignature: signature }
+      }),
+    )
+    await call('publisher', 'slash', [terms, ...signed])
+  }
+
+  beforeAll(async () => {
+    await it.registerPck()
+    // Before the clock is moved: evidence is good for a month.
+    for (const each of [runner, second, third]) await it.register(each)
+    const token = { address: it.contracts.token, abi: testTokenAbi } as const
+    const { address } = it.wallet('provider').account
+    await it.send('provider', { ...token, functionName: 'mint', args: [address, 1_000_000n] })
+    await it.send('provider', { ...token, functionName: 'approve', args: [it.contracts.stake, 1_000_000n] })
+  }, 60_000)
+
+  test('behavior: what the directory has of a stake is what the contract has, step by step and read anew', async () => {
+    await put(500n)
+    await put(70n, second)
+    await index()
+    expect(await kept()).toHaveLength(2)
+    const steps = [
+      () => put(300n),
+      () => call('provider', 'requestExit', [runner.address, 200n]),
+      () => call('provider', 'requestExit', [runner.address, 0n]),
+      () => call('provider', 'requestExit', [runner.address, 250n]),
+      () => put(1n),
+      async () => {
+        await it.testClient.increaseTime({ seconds: 14 * 86_400 })
+        await it.testClient.mine({ blocks: 1 })
+        await call('provider', 'exit', [runner.address, it.wallet('provider').account.address])
+      },
+      () => call('provider', 'requestExit', [second.address, 70n]),
+      () => slash(second),
+      () => call('publisher', 'withdraw', [it.wallet('publisher').account.address]),
+    ]
+    for (const step of steps) {
+      await step()
+      await index()
+      await agree()
+    }
+    expect(await kept()).toMatchObject(
+      [
+        { runner: runner.address, amount: '551', exiting: '0', withdrawableAt: 0, slashed: false },
+        { runner: second.address, amount: '0', exiting: '0', withdrawableAt: 0, slashed: true },
+      ].sort((a, b) => (a.runner < b.runner ? -1 : 1)),
+    )
+    const [grown, events] = [await kept(), await rows()]
+    await forgetAll()
+    await index()
+    expect([await kept(), await rows()]).toEqual([grown, events])
+  })
+
+  test('behavior: a stake that a reorganisation takes back is gone, and a slash with it', async () => {
+    await put(400n, third)
+    await index()
+    const snapshot = await request('evm_snapshot', [])
+    await put(600n, third)
+    await index()
+    await slash(third)
+    await index()
+    expect((await kept()).find(({ runner: of }) => of === third.address)).toMatchObject({ amount: '0', slashed: true })
+    await request('evm_revert', [snapshot])
+    for (const amount of [1n, 2n, 3n, 4n]) await withdrawal(amount)
+    const run = await index()
+    expect(run.rolledBackTo).not.toBeNull()
+    expect((await kept()).find(({ runner: of }) => of === third.address)).toMatchObject({
+      amount: '400',
+      slashed: false,
+    })
+    await agree()
+  })
+
+  test('behavior: an index of the escrow alone is read anew once there are stakes', async () => {
+    await index()
+    const [whole, all] = [await rows(), await kept()]
+    await forgetAll()
+    await index(chainReader(it.publicClient, { escrow: it.contracts.escrow }))
+    expect((await rows()).every(({ contract }) => contract === 'escrow')).toBe(true)
+    expect(await kept()).toEqual([])
+    await index()
+    expect(logged).toContain('indexer_contracts_changed')
+    expect([await rows(), await kept()]).toEqual([whole, all])
+  })
+
+  test('behavior: cover here is what the contract says, at every edge of the exit', async () => {
+    await call('provider', 'requestExit', [runner.address, 51n])
+    const [amount, exiting, withdrawableAt] = await onChain(runner.address)
+    const { timestamp: now } = await it.publicClient.getBlock()
+    for (const until of [now, now + BigInt(disputeWindowSeconds), ...[-1n, 0n, 1n].map((by) => withdrawableAt + by)]) {
+      const args = [runner.address, until] as const
+      const said = await it.publicClient.readContract({
+        address: it.contracts.stake,
+        abi: stakeAbi,
+        functionName: 'cover',
+        args,
+      })
+      expect([until - now, coverOf({ amount, exiting, withdrawableAt }, until, now)]).toEqual([until - now, said])
+    }
   })
 })

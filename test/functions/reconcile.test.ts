@@ -25,14 +25,14 @@ const treasury = signerOf('treasury').address
 const index = () =>
   indexChain({
     database,
-    chain: chainReader(it.publicClient, it.contracts.escrow),
+    chain: chainReader(it.publicClient, it.contracts),
     start: 1n,
     confirmations: 0n,
     log: () => {},
   })
 const compare = async () => {
   alerts = []
-  const books = booksReader(it.publicClient, { escrow: it.contracts.escrow as Hex, token: it.contracts.token as Hex })
+  const books = booksReader(it.publicClient, it.contracts)
   return (await reconcile({ database, books, treasury, now: clock, log: (_, fields) => alerts.push(fields ?? {}) }))
     .drifts
 }

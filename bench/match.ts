@@ -32,6 +32,8 @@ const directory = (): Candidate[] =>
     gpuAttested: index % 2 === 0,
     measurement: `0x${(index % 16).toString(16).padStart(64, '0')}`,
     region: regions[index % regions.length]!,
+    stake: { amount: BigInt(index % 4) * 1_000n, exiting: 0n, withdrawableAt: 0n },
+    slashed: false,
     warm: true,
   }))
 

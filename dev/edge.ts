@@ -43,7 +43,12 @@ export async function startEdge({
   stateDir: string
   port?: number
   vars: Record<string, string>
-}): Promise<{ url: string; dispose: () => Promise<void> }> {
+}): Promise<{
+  url: string
+  /** Does what the Worker does when its clock says so; `cron` as in wrangler.toml. Throws when that fails. */
+  tick(cron: string): Promise<void>
+  dispose: () => Promise<void>
+}> {
   const toml = await readFile(join(root, 'wrangler.toml'), 'utf8')
   const options = convertV4MiniflareOptions({
     modules: [{ type: 'ESModule', path: 'index.js', contents: await bundleEdge() }],
@@ -64,5 +69,12 @@ export async function startEdge({
   })
   const miniflare = new Miniflare(options)
   const url = await miniflare.ready
-  return { url: url.origin, dispose: () => miniflare.dispose() }
+  return {
+    url: url.origin,
+    async tick(cron) {
+      const { outcome } = await (await miniflare.getWorker()).scheduled({ cron })
+      if (outcome !== 'ok') throw new Error(`The clock's work ended with ${outcome}.`)
+    },
+    dispose: () => miniflare.dispose(),
+  }
 }

@@ -50,12 +50,19 @@ export type Marketplace = {
     environment?: Record<string, string>
     onLog?: (line: string) => void
   }): Promise<RunnerProcess>
+  /** Has the edge read the chain now, or do its hourly work: the books among it. It reads the chain by itself every second. */
+  tick(work?: 'index' | 'hourly'): Promise<void>
   restartEdge(): Promise<void>
   /** Kills one of the services without a word and starts it again at the same address. */
   crash(service: 'edge' | 'database' | 'chain'): Promise<void>
   stopDatabase(): Promise<void>
   stop(): Promise<void>
 }
+
+/** How often a local edge reads the chain, in milliseconds. */
+const indexMs = 1_000
+/** When the Worker's clock calls, as in wrangler.toml. */
+const crons = { index: '* * * * *', hourly: '23 * * * *' }
 
 const root = join(import.meta.dirname, '..')
 
@@ -279,6 +286,9 @@ export async function startMarketplace({
       POLICY: contracts.policy,
       ATTESTED_INFERENCE: contracts.attestedInference,
       TOKEN: contracts.token,
+      STAKE: contracts.stake,
+      // Local blocks come with transactions only: nothing would ever stand on the newest one.
+      CONFIRMATIONS: '0',
       FEE_BPS: String(localFeeBps),
       COLLATERAL_URL: collateral.url,
       AMD_COLLATERAL_URL: collateral.url,
@@ -288,6 +298,16 @@ export async function startMarketplace({
     }
     let edge = await progress('starting edge', () => startEdge({ stateDir, vars }))
     stops.push(() => edge.dispose())
+    // A call waits for the one before: a chain that is away keeps it for seconds.
+    let busy = false
+    const clock = setInterval(async () => {
+      if (busy) return
+      busy = true
+      await edge.tick(crons.index).catch(() => {})
+      busy = false
+    }, indexMs)
+    clock.unref()
+    stops.push(async () => clearInterval(clock))
     const port = Number(new URL(edge.url).port)
 
     return {
@@ -316,6 +336,7 @@ export async function startMarketplace({
         stops.push(runner.stop)
         return runner
       },
+      tick: (work = 'index') => edge.tick(crons[work]),
       async restartEdge() {
         await edge.dispose()
         edge = await startEdge({ stateDir, vars, port })

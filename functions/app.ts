@@ -67,6 +67,7 @@ export function createApp(context: Context): OpenAPIHono<App> {
         policy: settings.POLICY,
         attestedInference: settings.ATTESTED_INFERENCE,
         token: settings.TOKEN,
+        stake: settings.STAKE ?? null,
         feeBps: settings.FEE_BPS,
         developmentRoots: context.roots.some(({ kind }) => kind === 'development'),
       }) as never,

@@ -1,4 +1,5 @@
 import { type TcbStatus, tcbRank, type tcbStatuses } from '../../protocol/evidence/verdict.ts'
+import { coverOf, coverUntil, type StakePosition } from '../../protocol/stake.ts'
 
 /** Holds what a buyer asks of a machine. Prices in the token's smallest unit, ages in seconds. */
 export type Requirements = {
@@ -10,6 +11,8 @@ export type Requirements = {
   region?: string
   maxPrice?: string
   maxAttestationAgeSeconds?: number
+  /** Stake that nobody can withdraw before a channel opened now is beyond dispute. */
+  minStake?: string
   exclude?: readonly string[]
 }
 
@@ -23,6 +26,8 @@ export const mismatchReasons = [
   'gpu',
   'measurement',
   'region',
+  'stake',
+  'slashed',
 ] as const
 
 /** Names why a runner does not match. */
@@ -42,9 +47,19 @@ export type Candidate = {
   gpuAttested: boolean
   measurement: string | null
   region: string | null
+  stake: StakePosition
+  /** Whether its key was shown to have signed two answers to one job. */
+  slashed: boolean
   /** Whether the model is held in memory and not only on disk. */
   warm: boolean
 }
+
+/** How long a buyer's channel lasts at most, in seconds: a stake must outlast it by the dispute window. */
+const channelSeconds = 86_400n
+
+/** Tells what of a stake vouches for a channel opened at `now`, in unix seconds. */
+export const coverAt = (stake: StakePosition, now: number): bigint =>
+  coverOf(stake, coverUntil(BigInt(now) + channelSeconds), BigInt(now))
 
 /** Says one thing a runner misses. */
 export type Miss = { reason: MismatchReason; wanted: unknown; has: unknown }
@@ -55,7 +70,7 @@ export function missesOf(candidate: Candidate, wanted: Requirements, now: number
   const miss = (failed: boolean, reason: MismatchReason, asked: unknown, has: unknown) => {
     if (failed) misses.push({ reason, wanted: asked, has })
   }
-  const { exclude, tee, tcbStatus, gpuAttested, measurement, region, maxAttestationAgeSeconds: age } = wanted
+  const { exclude, tee, tcbStatus, gpuAttested, measurement, region, maxAttestationAgeSeconds: age, minStake } = wanted
   miss(exclude?.includes(candidate.signer) === true, 'excluded', null, candidate.signer)
   miss(candidate.validUntil <= now, 'attestation_expired', now, candidate.validUntil)
   miss(age !== undefined && now - candidate.verifiedAt > age, 'attestation_age', age, now - candidate.verifiedAt)
@@ -74,5 +89,10 @@ export function missesOf(candidate: Candidate, wanted: Requirements, now: number
     candidate.measurement,
   )
   miss(region !== undefined && region !== candidate.region, 'region', region, candidate.region)
+  if (minStake !== undefined) {
+    const cover = coverAt(candidate.stake, now)
+    miss(cover < BigInt(minStake), 'stake', minStake, String(cover))
+  }
+  miss(candidate.slashed, 'slashed', null, true)
   return misses
 }

@@ -82,6 +82,7 @@ export const RequirementsBody = z.strictObject({
     .optional(),
   maxPrice: Amount.optional(),
   maxAttestationAgeSeconds: z.number().int().min(0).optional(),
+  minStake: Amount.optional(),
   exclude: z.array(Address).max(1_000).optional(),
 })
 

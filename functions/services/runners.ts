@@ -9,8 +9,9 @@ import { remedyFor } from '../../protocol/evidence/remedies.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import type { Context } from '../context.ts'
 import { AssayError, UnavailableError } from '../errors.ts'
+import { coverAt } from '../match/requirements.ts'
 import { query } from '../store/database.ts'
-import { runners } from '../store/schema.ts'
+import { runners, stakes } from '../store/schema.ts'
 import { cache, collateralFor, type KeptCollateral } from './collateral.ts'
 import { gpuCollateral } from './gpus.ts'
 
@@ -107,31 +108,74 @@ const summary = {
   capacity: runners.capacity,
   evidenceDigest: runners.evidenceDigest,
   validUntil: runners.validUntil,
+  staked: stakes.amount,
+  exiting: stakes.exiting,
+  withdrawableAt: stakes.withdrawableAt,
+  slashed: stakes.slashed,
 }
-const shown = <T extends { validUntil: number }>(row: T) => ({
-  ...row,
-  validUntil: new Date(row.validUntil * 1000).toISOString(),
-})
+const isoTime = (seconds: number) => new Date(seconds * 1000).toISOString()
+
+type SummaryRow = {
+  validUntil: number
+  staked: string | null
+  exiting: string | null
+  withdrawableAt: number | null
+  slashed: boolean | null
+}
+
+/** Shows a runner; its stake in the token's smallest unit as of the last indexed block, null where no contract of stakes is known. */
+function shown<T extends SummaryRow>({ settings, now }: Context, row: T) {
+  const { validUntil, staked, exiting, withdrawableAt, slashed, ...rest } = row
+  const stake = {
+    amount: BigInt(staked ?? 0),
+    exiting: BigInt(exiting ?? 0),
+    withdrawableAt: BigInt(withdrawableAt ?? 0),
+  }
+  return {
+    ...rest,
+    validUntil: isoTime(validUntil),
+    stake: settings.STAKE
+      ? {
+          amount: String(stake.amount),
+          exiting: String(stake.exiting),
+          withdrawableAt: stake.exiting > 0n ? isoTime(Number(stake.withdrawableAt)) : null,
+          /** What vouches for a channel opened now. */
+          cover: String(coverAt(stake, Math.floor(now() / 1000))),
+          slashed: slashed ?? false,
+        }
+      : null,
+  }
+}
 
 /** Lists runners by key. */
-export async function listRunners({ database }: Context, { cursor, limit }: { cursor?: string; limit: number }) {
+export async function listRunners(context: Context, { cursor, limit }: { cursor?: string; limit: number }) {
   const rows = await query(() =>
-    database
+    context.database
       .select(summary)
       .from(runners)
+      .leftJoin(stakes, eq(stakes.runner, runners.signer))
       .where(cursor ? gt(runners.signer, cursor) : undefined)
       .orderBy(asc(runners.signer))
       .limit(limit + 1),
   )
   const page = rows.slice(0, limit)
-  return { runners: page.map(shown), nextCursor: rows.length > limit ? page.at(-1)!.signer : null }
+  return {
+    runners: page.map((row) => shown(context, row)),
+    nextCursor: rows.length > limit ? page.at(-1)!.signer : null,
+  }
 }
 
 /** Gives one runner. */
-export async function getRunner({ database }: Context, signer: string) {
-  const [row] = await query(() => database.select(summary).from(runners).where(eq(runners.signer, signer)))
+export async function getRunner(context: Context, signer: string) {
+  const [row] = await query(() =>
+    context.database
+      .select(summary)
+      .from(runners)
+      .leftJoin(stakes, eq(stakes.runner, runners.signer))
+      .where(eq(runners.signer, signer)),
+  )
   if (!row) throw new AssayError('not_found', `No runner has key ${signer}.`)
-  return shown(row)
+  return shown(context, row)
 }
 
 /** Gives everything needed to verify a runner again. */

@@ -4,7 +4,7 @@ import type { DirectoryReader } from '../match/directory.ts'
 import type { Candidate } from '../match/requirements.ts'
 import type { ListingJson } from '../services/models.ts'
 import { type Database, query } from './database.ts'
-import { models, runners } from './schema.ts'
+import { models, runners, stakes } from './schema.ts'
 
 /** Most runners of one model an isolate holds: about 5 MB, and more choice than two draws can use. */
 const maxRunners = 10_000
@@ -22,6 +22,10 @@ const columns = {
   tee: verdictMember('tee'),
   tcbStatus: verdictMember('tcbStatus'),
   measurement: sql<string | null>`${runners.verdict}->'measurement'->>'workload'`,
+  staked: stakes.amount,
+  exiting: stakes.exiting,
+  withdrawableAt: stakes.withdrawableAt,
+  slashed: stakes.slashed,
   claims: sql<Claim[] | null>`${runners.verdict}->'claims'`,
 }
 
@@ -46,6 +50,7 @@ export function databaseDirectory(database: Database, now: () => number, random:
           database
             .select({ ...columns, warm })
             .from(runners)
+            .leftJoin(stakes, eq(stakes.runner, runners.signer))
             .where(available(serves, where))
             .orderBy(runners.signer)
             .limit(limit),
@@ -53,8 +58,14 @@ export function databaseDirectory(database: Database, now: () => number, random:
       const rows = await read(sql`${runners.signer} >= ${from}`, maxRunners + 1)
       if (rows.length <= maxRunners) rows.push(...(await read(lt(runners.signer, from), maxRunners + 1 - rows.length)))
       const candidates = rows.slice(0, maxRunners).map(
-        ({ claims, ...row }): Candidate => ({
+        ({ claims, staked, exiting, withdrawableAt, slashed, ...row }): Candidate => ({
           ...row,
+          stake: {
+            amount: BigInt(staked ?? 0),
+            exiting: BigInt(exiting ?? 0),
+            withdrawableAt: BigInt(withdrawableAt ?? 0),
+          },
+          slashed: slashed ?? false,
           tcbStatus: row.tcbStatus as Verdict['tcbStatus'],
           gpuAttested: gpuAttested(claims),
         }),

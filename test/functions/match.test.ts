@@ -6,6 +6,7 @@ import { type Candidate, mismatchReasons, missesOf, type Requirements } from '..
 import { Snapshot } from '../../functions/match/snapshot.ts'
 
 const now = 1_800_000_000
+const day = 86_400
 const model = `0x${'a1'.repeat(32)}`
 const key = (index: number) => `0x${index.toString(16).padStart(40, '0')}`
 const candidate = (index: number, over: Partial<Candidate> = {}): Candidate => ({
@@ -21,6 +22,8 @@ const candidate = (index: number, over: Partial<Candidate> = {}): Candidate => (
   gpuAttested: true,
   measurement: `0x${'bb'.repeat(32)}`,
   region: 'eu-west',
+  stake: { amount: 0n, exiting: 0n, withdrawableAt: 0n },
+  slashed: false,
   warm: true,
   ...over,
 })
@@ -37,6 +40,13 @@ describe('missesOf', () => {
     ['gpu', { gpuAttested: false }, { gpuAttested: true }],
     ['measurement', {}, { measurement: `0x${'cc'.repeat(32)}` }],
     ['region', { region: null }, { region: 'eu-west' }],
+    // What could be gone before the last receipt of a day's channel is beyond dispute does not count.
+    [
+      'stake',
+      { stake: { amount: 900n, exiting: 401n, withdrawableAt: BigInt(now + 8 * day - 1) } },
+      { minStake: '500' },
+    ],
+    ['slashed', { slashed: true }, {}],
   ]
   test.each(cases)('refusal: %s, and nothing else', (reason, over, wanted) => {
     expect(missesOf(candidate(1, over), wanted, now).map((miss) => miss.reason)).toEqual([reason])
@@ -45,9 +55,18 @@ describe('missesOf', () => {
   const matching: Record<string, Requirements> = {
     tee: { tee: 'tdx' },
     measurement: { measurement: `0x${'bb'.repeat(32)}` },
+    stake: { minStake: '0' },
   }
   test('every reason has a case', () => {
     expect(cases.map(([reason]) => reason).sort()).toEqual([...mismatchReasons].sort())
+  })
+  test('a stake counts to its last unit while its exit is beyond the dispute window', () => {
+    const stake = { amount: 900n, exiting: 900n, withdrawableAt: BigInt(now + 8 * day) }
+    expect(missesOf(candidate(1, { stake }), { minStake: '900' }, now)).toEqual([])
+    expect(missesOf(candidate(1, { stake }), { minStake: '901' }, now)).toEqual([
+      { reason: 'stake', wanted: '901', has: '900' },
+    ])
+    expect(missesOf(candidate(1, { stake }), { minStake: '1' }, now + 1)).toMatchObject([{ reason: 'stake', has: '0' }])
   })
   test('a status that is not known is worse than any that is', () => {
     const wanted: Requirements = { tcbStatus: 'Revoked' }

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
+/// @dev A secp256k1 key with its public half.
+struct Wallet {
+    address addr;
+    uint256 publicKeyX;
+    uint256 publicKeyY;
+    uint256 privateKey;
+}
+
 /// @dev The few cheat codes these tests use; forge answers them at a fixed address.
 interface Vm {
     function addr(uint256 key) external pure returns (address);
     function chainId(uint256 id) external;
     function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
+    function createWallet(uint256 key) external view returns (Wallet memory);
     function expectCall(address callee, bytes calldata data, uint64 count) external;
     function etch(address target, bytes calldata code) external;
     /// @dev What `block.timestamp` should say after `warp`; the optimizer takes the opcode for a constant within one function.
@@ -19,6 +28,8 @@ interface Vm {
     function prank(address sender) external;
     function publicKeyP256(uint256 key) external pure returns (uint256 x, uint256 y);
     function readFile(string calldata path) external view returns (string memory);
+    function roll(uint256 number) external;
+    function setBlockhash(uint256 number, bytes32 hash) external;
     function sign(uint256 key, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
     function signP256(uint256 key, bytes32 digest) external pure returns (bytes32 r, bytes32 s);
     function toString(uint256 value) external pure returns (string memory);

@@ -1,6 +1,7 @@
 import { rowBytes } from '../../protocol/oip.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
 import { ModelError, RunDeadlineError } from './errors.ts'
+import { Share } from './share.ts'
 
 /** Tells one job's outputs, or why it has none. */
 export type RunResult = { outputs: Tensor[] } | { error: Error }
@@ -20,16 +21,21 @@ export type BatcherDeps<T> = {
   now: () => number
   /** How many runs may be under way at a time: one for each executor. */
   parallel?: number
+  /** Measures how long things take, in milliseconds; the process's own clock unless told. */
+  elapsed?: () => number
 }
 
 /** Takes what is queued for a model and runs it, never waiting for more: a window would only add latency when the engine is the bottleneck. */
 export class Batcher<T> {
   readonly #queue: QueuedRun<T>[] = []
   readonly #deps: BatcherDeps<T>
+  readonly #elapsed: () => number
+  readonly #share = new Share()
   #lanes = 0
 
   constructor(deps: BatcherDeps<T>) {
     this.#deps = deps
+    this.#elapsed = deps.elapsed ?? (() => performance.now())
   }
 
   get waiting(): number {
@@ -47,7 +53,7 @@ export class Batcher<T> {
     // One turn of the loop lets a message's jobs arrive together; it adds no timer.
     await Promise.resolve()
     let finishing: Promise<void> = Promise.resolve()
-    let begun = this.#begin()
+    let begun = this.#begin(this.#lanes === 1)
     while (begun) {
       const { late, jobs, outcome } = begun
       const result = await outcome
@@ -58,15 +64,18 @@ export class Batcher<T> {
         finishing = this.#deps.finish(results)
       }
     }
-    this.#lanes--
+    if (--this.#lanes === 0) this.#share.rests(this.#elapsed())
     await finishing
   }
 
   /** Takes jobs from the queue and starts their run; null when there are none. */
-  #begin(): Begun<T> | null {
+  #begin(fromRest = false): Begun<T> | null {
     if (this.#queue.length === 0) return null
-    const { run, now } = this.#deps
-    const group = this.#take()
+    const { now } = this.#deps
+    const most = this.#deps.batchSizes.at(-1) ?? 1
+    const atHand = fromRest ? this.#rowsAtHand(most) : 0
+    const way = atHand > 0 ? this.#share.start(atHand, this.#elapsed()) : 'whole'
+    const group = this.#take(way === 'halves' ? Math.ceil(atHand / 2) : most)
     // Started late, a run would only be killed at once, and the process with it.
     const late = group.filter(({ deadline }) => deadline <= now())
     const jobs = late.length > 0 ? group.filter((job) => !late.includes(job)) : group
@@ -74,7 +83,8 @@ export class Batcher<T> {
       if (jobs.length === 0) return []
       if (jobs.length === 1) return this.#runAlone(jobs[0]!)
       const latest = jobs.reduce((most, { deadline }) => Math.max(most, deadline), 0)
-      return run(joinFeeds(jobs.map(({ feeds }) => feeds)), latest - now())
+      const feeds = joinFeeds(jobs.map((job) => job.feeds))
+      return way === 'trial' ? this.#runInHalves(feeds, latest) : this.#run(feeds, latest - now())
     }
     const outcome = start().then(
       (outputs) => ({ outputs }),
@@ -83,12 +93,47 @@ export class Batcher<T> {
     return { late, jobs, outcome }
   }
 
-  /** Takes the oldest job, and with it as many that can share its run as a size that was tried allows. */
-  #take(): QueuedRun<T>[] {
+  async #run(feeds: Tensor[], deadlineMs: number): Promise<Tensor[]> {
+    const started = this.#elapsed()
+    const outputs = await this.#deps.run(feeds, deadlineMs)
+    this.#share.ran(rowsOf({ feeds }), this.#elapsed() - started)
+    return outputs
+  }
+
+  /** Runs feeds in two halves, one after the other, where both are of a size that was tried. */
+  async #runInHalves(feeds: Tensor[], latest: number): Promise<Tensor[]> {
+    const { batchSizes, now } = this.#deps
+    const rows = rowsOf({ feeds })
+    const first = Math.ceil(rows / 2)
+    if (rows < 2 || !batchSizes.includes(first) || !batchSizes.includes(rows - first))
+      return this.#run(feeds, latest - now())
+    const halves: Tensor[][] = []
+    for (const [at, size] of [
+      [0, first],
+      [first, rows - first],
+    ] as const) {
+      const left = latest - now()
+      if (left <= 0) throw new RunDeadlineError(`The deadline passed after ${at} of ${rows} rows.`)
+      const outputs = await this.#run(sliceRows(feeds, at, size), left)
+      if (!areRows(outputs, size)) throw new ModelError('An output does not follow the rows.')
+      halves.push(outputs)
+    }
+    return joinFeeds(halves)
+  }
+
+  /** Counts the rows waiting if one run could take them all; 0 otherwise. */
+  #rowsAtHand(most: number): number {
+    if (this.#queue.length > most) return 0
+    let rows = 0
+    for (const job of this.#queue) rows += rowsOf(job)
+    return rows <= most ? rows : 0
+  }
+
+  /** Takes the oldest job, and with it as many that can share its run as a size that was tried allows, at most `most` rows unless it has more. */
+  #take(most: number): QueuedRun<T>[] {
     const { batchSizes } = this.#deps
     const queue = this.#queue
     const first = queue[0]!
-    const most = batchSizes.at(-1) ?? 1
     let rows = rowsOf(first)
     const places = [0]
     if (rows < most && canLead(first.feeds)) {
@@ -141,15 +186,16 @@ export class Batcher<T> {
 
   /** Runs a job by itself, in parts where it has a number of rows that was not tried: what is promised of its bits holds for those that were. */
   async #runAlone({ feeds, deadline }: QueuedRun<T>): Promise<Tensor[]> {
-    const { run, batchSizes, now } = this.#deps
+    const { batchSizes, now } = this.#deps
     const rows = rowsOf({ feeds })
-    if (batchSizes.length === 0 || batchSizes.includes(rows) || !canLead(feeds)) return run(feeds, deadline - now())
+    if (batchSizes.length === 0 || batchSizes.includes(rows) || !canLead(feeds))
+      return this.#run(feeds, deadline - now())
     const parts: Tensor[][] = []
     for (let at = 0; at < rows; ) {
       const size = batchSizes.findLast((most) => most <= rows - at)!
       const left = deadline - now()
       if (left <= 0) throw new RunDeadlineError(`The deadline passed after ${at} of ${rows} rows.`)
-      const outputs = await run(sliceRows(feeds, at, size), left)
+      const outputs = await this.#run(sliceRows(feeds, at, size), left)
       if (!areRows(outputs, size)) throw new ModelError('An output does not follow the rows.')
       parts.push(outputs)
       at += size

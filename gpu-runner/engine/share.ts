@@ -1,0 +1,54 @@
+/** Rows from which a run is worth sharing, and milliseconds it must take: below, what surrounds a run costs more than overlapping it saves. */
+const fewestRows = 16
+const shortestMs = 1
+/** Values an estimate is the mean of, about. */
+const memory = 4
+/** Part of a run that must be gained, or rested, before anything is done about it. */
+const worth = 0.05
+/** Starts from rest after which a size not seen since is tried again. */
+const staleAfter = 256
+
+type Estimate = { ms: number; values: number; at: number }
+
+/**
+ * Decides how many of the rows at hand the first run after a rest takes. When buyers wait for answers before they ask again, all jobs meet in
+ * one run, and engine and everything around it take turns: each rests while the other works. Taken in two halves they overlap from then on,
+ * which pays where a half costs little more than half the time. Whether it does is measured: runs by their size, and the rests between them.
+ */
+export class Share {
+  readonly #runs: (Estimate | undefined)[] = []
+  #restMs = 0
+  #restedSince: number | null = null
+  #starts = 0
+
+  /** Takes note of a run. Times in milliseconds. */
+  ran(rows: number, ms: number): void {
+    const size = sizeOf(rows)
+    const old = this.#runs[size]
+    const values = Math.min(memory, (old?.values ?? 0) + 1)
+    this.#runs[size] = { ms: (old?.ms ?? 0) + (ms - (old?.ms ?? 0)) / values, values, at: this.#starts }
+  }
+
+  /** Takes note that the engine has nothing to do from `at` on. */
+  rests(at: number): void {
+    this.#restedSince = at
+  }
+
+  /** Decides about a start from rest with so many rows: all of them at once, in two runs whose answers go out as they come, or in two runs to see what they cost. */
+  start(rows: number, at: number): 'whole' | 'halves' | 'trial' {
+    this.#starts++
+    // A rest much longer than a run is nobody's waiting for answers: there was nothing to do.
+    const whole = this.#runs[sizeOf(rows)]?.ms ?? 0
+    const rest = this.#restedSince === null ? 0 : at - this.#restedSince
+    this.#restedSince = null
+    if (rest < 4 * whole) this.#restMs += (rest - this.#restMs) / memory
+    if (rows < fewestRows || whole < shortestMs || this.#restMs < worth * whole) return 'whole'
+    const half = this.#runs[sizeOf(rows / 2)]
+    if (!half || this.#starts - half.at > staleAfter) return 'trial'
+    const extra = 2 * half.ms - whole
+    return Math.min(this.#restMs, half.ms) - extra > worth * whole ? 'halves' : 'whole'
+  }
+}
+
+/** Groups sizes by powers of two. */
+const sizeOf = (rows: number) => Math.ceil(Math.log2(Math.max(1, rows)))

@@ -1,0 +1,85 @@
+import { describe, expect, test } from 'vitest'
+import { Batcher } from '../../../gpu-runner/engine/batcher.ts'
+import { Share } from '../../../gpu-runner/engine/share.ts'
+import type { Tensor } from '../../../protocol/tensors.ts'
+
+/** Plays buyers who ask again when all are answered, on a clock that moves by what runs and rests take; gives the sizes of the runs. */
+async function lockstep({ run, restMs, rounds }: { run: (rows: number) => number; restMs: number; rounds: number }) {
+  const sizes: number[] = []
+  let clock = 0
+  let answered = 0
+  const wrong: number[] = []
+  const batcher = new Batcher<number>({
+    run: async (feeds) => {
+      const rows = feeds[0]!.shape[0]!
+      sizes.push(rows)
+      clock += run(rows)
+      await new Promise((resolve) => setImmediate(resolve))
+      return feeds
+    },
+    finish: async (results) => {
+      for (const { tag, result } of results) {
+        answered++
+        if (!('outputs' in result) || result.outputs[0]!.data[0] !== tag) wrong.push(tag)
+      }
+    },
+    batchSizes: Array.from({ length: 64 }, (_, index) => index + 1),
+    now: () => 0,
+    elapsed: () => clock,
+  })
+  for (let round = 1; round <= rounds; round++) {
+    for (let tag = 0; tag < 64; tag++) {
+      const tensor: Tensor = { name: 'x', datatype: 'UINT8', shape: [1, 1], data: new Uint8Array([tag]) }
+      batcher.push({ tag, feeds: [tensor], deadline: 1 })
+    }
+    while (answered < round * 64) await new Promise((resolve) => setImmediate(resolve))
+    clock += restMs
+  }
+  return { sizes, wrong }
+}
+
+const count = (sizes: number[], size: number) => sizes.filter((each) => each === size).length
+
+describe('Share', () => {
+  test('behavior: the engine works on one half while the other is answered', async () => {
+    const { sizes, wrong } = await lockstep({ run: (rows) => 0.5 + rows / 16, restMs: 3, rounds: 50 })
+    expect(count(sizes, 32)).toBeGreaterThan(80)
+    expect(sizes.reduce((sum, size) => sum + size)).toBe(50 * 64)
+    expect(wrong).toEqual([])
+  })
+
+  test('behavior: a run that costs the same whatever its size is not taken in halves, but for one trial', async () => {
+    const { sizes, wrong } = await lockstep({ run: () => 5, restMs: 3, rounds: 50 })
+    expect(count(sizes, 64)).toBe(49)
+    expect(count(sizes, 32)).toBe(2)
+    expect(wrong).toEqual([])
+  })
+
+  test('behavior: where runs are short, or nobody waits for answers, all at hand share one', async () => {
+    expect(count((await lockstep({ run: (rows) => rows / 100, restMs: 3, rounds: 50 })).sizes, 64)).toBe(50)
+    expect(count((await lockstep({ run: (rows) => rows / 16, restMs: 0.1, rounds: 50 })).sizes, 64)).toBe(50)
+    expect(count((await lockstep({ run: (rows) => rows / 16, restMs: 1_000, rounds: 50 })).sizes, 64)).toBe(50)
+  })
+
+  test('behavior: few rows are never divided', () => {
+    const share = new Share()
+    for (let at = 0; at < 100; at += 10) {
+      share.ran(8, 5)
+      share.rests(at)
+      expect(share.start(8, at + 4)).toBe('whole')
+    }
+  })
+
+  test('behavior: what a half costs is tried again after a while, for machines change', () => {
+    const share = new Share()
+    const ways = Array.from({ length: 600 }, (_, start) => {
+      share.ran(64, 4)
+      share.rests(start * 10)
+      const way = share.start(64, start * 10 + 3)
+      if (way === 'trial') share.ran(32, 4)
+      return way
+    })
+    expect(ways.filter((way) => way === 'trial')).toHaveLength(3)
+    expect(ways).not.toContain('halves')
+  })
+})

@@ -1,5 +1,5 @@
 import { createPublicClient, http, type PublicClient } from 'viem'
-import { escrowAbi, runnerRegistryAbi } from '../contracts/abi.ts'
+import { escrowAbi, runnerRegistryAbi, stakeAbi } from '../contracts/abi.ts'
 import type { Hex } from '../protocol/bytes.ts'
 import { defaultPolicy, type Roots } from '../protocol/evidence/index.ts'
 import { createApp } from './app.ts'
@@ -18,7 +18,7 @@ const clientOf = ({ RPC_URL }: Settings) =>
   createPublicClient({ transport: http(RPC_URL, { timeout: 10_000, retryCount: 1 }) })
 
 function registryOf(settings: Settings): RegistryReader {
-  const { REGISTRY, ESCROW } = settings
+  const { REGISTRY, ESCROW, STAKE } = settings
   const chain = clientOf(settings)
   return {
     async providerOf(signer) {
@@ -41,6 +41,19 @@ function registryOf(settings: Settings): RegistryReader {
       return { balance, requested, withdrawableAt }
     },
   }
+    async payeeOf(payee, pots) {
+      const escrow = { address: ESCROW, abi: escrowAbi } as const
+      const [earnings, slashes, ...amounts] = await Promise.all([
+        chain.readContract({ ...escrow, functionName: 'earnings', args: [payee] }),
+        STAKE ? chain.readContract({ address: STAKE, abi: stakeAbi, functionName: 'owed', args: [payee] }) : 0n,
+        ...pots.map(async ({ provider, publisher, royaltyBps }) => {
+          const args = [provider, publisher, royaltyBps] as const
+          const id = await chain.readContract({ ...escrow, functionName: 'potId', args })
+          return chain.readContract({ ...escrow, functionName: 'pots', args: [id] })
+        }),
+      ])
+      return { earnings, slashes, pots: amounts }
+    },
 }
 
 function contextOf(bindings: Bindings, rootsOf: (settings: Settings) => Roots[]): Context {

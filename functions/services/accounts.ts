@@ -1,18 +1,76 @@
 import { desc, eq, sql } from 'drizzle-orm'
+import type { AnyPgColumn } from 'drizzle-orm/pg-core'
 import type { Hex } from '../../protocol/bytes.ts'
-import type { Context } from '../context.ts'
+import { splitAmount } from '../../protocol/terms.ts'
+import type { Context, PotKey } from '../context.ts'
 import { UnavailableError } from '../errors.ts'
 import { query } from '../store/database.ts'
-import { chainCursor, chainEvents } from '../store/schema.ts'
+import { chainCursor, chainEvents, runners, stakes } from '../store/schema.ts'
 import { readPayments } from './ledger.ts'
 
-/** Gives a buyer's money in one view, in the token's smallest unit: what can be spent now, what is reserved for jobs and why, what was asked back and from when it can be withdrawn. Read from the chain, so it is as new as its newest block. */
-export async function getAccount({ registry, account: accounts }: Context, address: Hex) {
+/** Most pots looked into for one payee; of one with more, what they hold is not known here. */
+const maxPots = 256
+
+/** Finds the pots an address has a share in, as provider or publisher, as far as the chain is indexed; null where there are too many to look into, or nobody can say. */
+async function potsOf({ database }: Context, address: Hex): Promise<PotKey[] | null> {
+  const named = (member: string) => sql`${chainEvents.args}->>${sql.raw(`'${member}'`)}`
+  try {
+    const { rows } = await query(() =>
+      database.execute<{ provider: Hex; publisher: Hex; royalty: string }>(sql`
+        SELECT DISTINCT ${named('provider')} AS provider, ${named('publisher')} AS publisher, ${named('royaltyBps')} AS royalty
+        FROM ${chainEvents} WHERE ${chainEvents.name} = 'Settled'
+          AND (${named('provider')} = ${address} OR ${named('publisher')} = ${address})
+        LIMIT ${maxPots + 1}`),
+    )
+    if (rows.length > maxPots) return null
+    return rows.map(({ royalty, ...pot }) => ({ ...pot, royaltyBps: Number(royalty) }))
+  } catch (error) {
+    if (error instanceof UnavailableError) return null
+    throw error
+  }
+}
+
+/** Adds up an address's shares of pots as the escrow will divide them: one address can be provider and publisher at once. */
+function shareOf(address: Hex, pots: readonly PotKey[], amounts: readonly bigint[], feeBps: number): bigint {
+  return pots.reduce((total, { provider, publisher, royaltyBps }, at) => {
+    const split = splitAmount({ royaltyBps, feeBps }, amounts[at]!)
+    return total + (provider === address ? split.provider : 0n) + (publisher === address ? split.publisher : 0n)
+  }, 0n)
+}
+
+/** Adds up what is staked on the runners an address registered here; null where nobody can say. */
+async function stakedBy({ database, settings }: Context, address: Hex) {
+  if (!settings.STAKE) return null
+  const total = (column: AnyPgColumn) => sql<string>`coalesce(sum(${column}), 0)::text`
+  try {
+    const [row] = await query(() =>
+      database
+        .select({ amount: total(stakes.amount), requested: total(stakes.exiting) })
+        .from(stakes)
+        .innerJoin(runners, eq(runners.signer, stakes.runner))
+        .where(eq(runners.provider, address)),
+    )
+    return row!
+  } catch (error) {
+    if (error instanceof UnavailableError) return null
+    throw error
+  }
+}
+
+/** Gives an address's money in one view, in the token's smallest unit. As a buyer: what can be spent now, what is reserved for jobs and why, what was asked back and from when it can be withdrawn. As a provider or publisher: what is earned, what of it no pot was divided for yet, what is staked, and what slashes owe. Read from the chain, but for which pots and stakes there are, which is as new as the index; what is not known is null. Throws UnavailableError. */
+export async function getAccount(context: Context, address: Hex) {
+  const { registry, account: accounts, settings } = context
+  const [pots, staked] = await Promise.all([potsOf(context, address), stakedBy(context, address)])
   const credit = accounts?.get(accounts.idFromName(address)).view(address) ?? null
   let account: Awaited<ReturnType<typeof registry.accountOf>>
   let view: Awaited<NonNullable<typeof credit>> | null
+  let payee: Awaited<ReturnType<typeof registry.payeeOf>>
   try {
-    ;[account, view] = await Promise.all([registry.accountOf(address), credit])
+    ;[account, view, payee] = await Promise.all([
+      registry.accountOf(address),
+      credit,
+      registry.payeeOf(address, pots ?? []),
+    ])
   } catch (error) {
     throw new UnavailableError('chain', error)
   }
@@ -29,6 +87,12 @@ export async function getAccount({ registry, account: accounts }: Context, addre
     reservedFor: view ? { unsettled: String(view.owed), leased: String(view.leased) } : null,
     requested: String(leaving),
     withdrawableAt: leaving > 0n ? new Date(Number(withdrawableAt) * 1000).toISOString() : null,
+    /** Withdrawable at once, and in pots that anybody can divide first. */
+    earnings: {
+      withdrawable: String(payee.earnings),
+      undivided: pots && String(shareOf(address, pots, payee.pots, settings.FEE_BPS)),
+    },
+    stake: staked && { ...staked, owedBySlashes: String(payee.slashes) },
   }
 }
 

@@ -43,6 +43,7 @@ const context = (): Context => ({
     providerOf: async () => ({ provider, active: true }),
     alive: async () => true,
     accountOf: async () => ({ balance: 0n, requested: 0n, withdrawableAt: 0n }),
+    payeeOf: async () => ({ earnings: 0n, slashes: 0n, pots: [] }),
   },
   domain,
   roots: [developmentRoots({ chainId: 31_337, intel: teeNow().rootDer })],

@@ -1,7 +1,7 @@
 import { eq } from 'drizzle-orm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { escrowAbi, testTokenAbi } from '../../contracts/abi.ts'
-import type { Context } from '../../functions/context.ts'
+import type { Context, PotKey } from '../../functions/context.ts'
 import { getAccount, listPayments } from '../../functions/services/accounts.ts'
 import { booksReader, chainReader } from '../../functions/services/chainReader.ts'
 import { indexChain } from '../../functions/services/indexer.ts'
@@ -90,8 +90,9 @@ describe('reconcile', () => {
   test("behavior: a buyer's money and payments in one view each, page by page", async () => {
     const buyer = signerOf('buyer').address
     const [balance, requested, withdrawableAt] = await it.read<readonly [bigint, bigint, bigint]>('accounts', [buyer])
-    const registry = { accountOf: async () => ({ balance, requested, withdrawableAt }) }
-    const context = { database, registry, account: null } as unknown as Context
+    const payeeOf = async (_: Hex, pots: readonly PotKey[]) => ({ earnings: 0n, slashes: 0n, pots: pots.map(() => 0n) })
+    const registry = { accountOf: async () => ({ balance, requested, withdrawableAt }), payeeOf }
+    const context = { database, registry, account: null, settings: { FEE_BPS: 100 } } as unknown as Context
     expect(await getAccount(context, buyer)).toEqual({
       address: buyer,
       deposit: '99150',
@@ -100,6 +101,8 @@ describe('reconcile', () => {
       reservedFor: null,
       requested: '0',
       withdrawableAt: null,
+      earnings: { withdrawable: '0', undivided: '0' },
+      stake: null,
     })
     const all = await listPayments(context, buyer, { limit: 10 })
     expect(all.payments.map(({ amount, settledTotal }) => [amount, settledTotal])).toEqual([
@@ -116,7 +119,13 @@ describe('reconcile', () => {
 
   test('behavior: what was asked back is not available, and a chain that does not answer is said', async () => {
     const account = { balance: 100n, requested: 400n, withdrawableAt: 1_800_000_000n }
-    const asked = { account: null, registry: { accountOf: async () => account } } as unknown as Context
+    const payeeOf = async () => ({ earnings: 0n, slashes: 0n, pots: [] })
+    const asked = {
+      account: null,
+      database,
+      settings: {},
+      registry: { accountOf: async () => account, payeeOf },
+    } as unknown as Context
     expect(await getAccount(asked, treasury)).toMatchObject({
       available: '0',
       requested: '100',
@@ -124,7 +133,9 @@ describe('reconcile', () => {
     })
     const away = {
       account: null,
-      registry: { accountOf: () => Promise.reject(new Error('refused')) },
+      database,
+      settings: {},
+      registry: { accountOf: () => Promise.reject(new Error('refused')), payeeOf },
     } as unknown as Context
     await expect(getAccount(away, treasury)).rejects.toMatchObject({ code: 'unavailable' })
   })

@@ -6,18 +6,18 @@ import type { Directory } from './match/directory.ts'
 import type { AccountNamespace, MailboxNamespace, R2Bucket } from './platform.ts'
 import type { Database } from './store/database.ts'
 
-/** Asks the chain's registry about a runner. Throws when the chain does not answer. */
 /** Names a pot of the escrow: what settlements have paid for one provider and one publisher at one royalty. */
 export type PotKey = { provider: Hex; publisher: Hex; royaltyBps: number }
 
+/** Asks the chain's registry about a runner. Throws when the chain does not answer. */
 export type RegistryReader = {
   providerOf(signer: Hex): Promise<{ provider: Hex; active: boolean }>
   alive(): Promise<boolean>
   /** Reads a buyer's account in the escrow; `withdrawableAt` in unix seconds. */
   accountOf(buyer: Hex): Promise<{ balance: bigint; requested: bigint; withdrawableAt: bigint }>
-}
   /** Reads what a payee has earned, what slashes owe it, and what each of these pots holds. */
   payeeOf(payee: Hex, pots: readonly PotKey[]): Promise<{ earnings: bigint; slashes: bigint; pots: bigint[] }>
+}
 
 /** Holds what services work with; built once per isolate, and by hand in tests. `now` in milliseconds. */
 export type Context = {

@@ -40,7 +40,6 @@ function registryOf(settings: Settings): RegistryReader {
       })
       return { balance, requested, withdrawableAt }
     },
-  }
     async payeeOf(payee, pots) {
       const escrow = { address: ESCROW, abi: escrowAbi } as const
       const [earnings, slashes, ...amounts] = await Promise.all([
@@ -54,6 +53,7 @@ function registryOf(settings: Settings): RegistryReader {
       ])
       return { earnings, slashes, pots: amounts }
     },
+  }
 }
 
 function contextOf(bindings: Bindings, rootsOf: (settings: Settings) => Roots[]): Context {

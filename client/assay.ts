@@ -11,6 +11,12 @@ import {
   envelopeKeys,
 } from '../protocol/envelope.ts'
 import {
+  type EquivocationJson,
+  equivocationToJson,
+  judgeEquivocation,
+  type SignedReceipt,
+} from '../protocol/equivocation.ts'
+import {
   type Collateral,
   collateralFromJson,
   collateralToJson,
@@ -30,6 +36,7 @@ import type { Manifest } from '../protocol/manifest.ts'
 import { type Body, checkTensors, decodeBody, encodeBody } from '../protocol/oip.ts'
 import { type Detail, detailToJson, jobStatus, type Receipt, receiptToJson } from '../protocol/receipt.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
+import { coverUntil } from '../protocol/stake.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import { channelOf, type Terms } from '../protocol/terms.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
@@ -43,8 +50,9 @@ import {
   type ModelJson,
   type Network,
 } from './edge.ts'
-import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
-import { checkRequirements, type Requirements } from './requirements.ts'
+import { findEquivocations, keepReceipt, wordsFor } from './equivocations.ts'
+import { EdgeError, EquivocationError, JobFailedError, VerificationError } from './errors.ts'
+import { checkRequirements, checkStake, type Requirements } from './requirements.ts'
 import { checkListing, checkReceipt, checkRunner } from './verify.ts'
 
 /** Configures a buyer. `network` pins the chain and contracts; without it the edge's word is taken once. */
@@ -63,6 +71,8 @@ export type AssayOptions = {
   now?: () => number
   random?: (bytes: number) => Uint8Array<ArrayBuffer>
   sleep?: (ms: number) => Promise<void>
+  /** Reads from the chain what of a runner's stake stands until a time, in unix seconds; needed where a stake is required. */
+  coverOf?: (runner: Hex, until: bigint) => Promise<bigint>
   /** Signs vouchers this many jobs ahead in a channel: fewer signatures, and exactly that many prices at risk. */
   coverJobs?: number
 }
@@ -128,6 +138,8 @@ type Channel = {
   /** Jobs whose receipts say they cost nothing. */
   free: bigint
   voucher: { cumulative: bigint; signature: Uint8Array } | null
+  /** The newest receipts, by job: what a second answer is held against. */
+  receipts: Map<bigint, SignedReceipt>
   opened: boolean
   dead: boolean
 }
@@ -143,6 +155,8 @@ const defaultDeadlineMs = 30_000
 const listingMs = 60_000
 /** How long past its deadline a job's answer is still waited for. */
 const silenceMs = 2_000
+/** Receipts of a channel that later answers are held against: the newest. */
+const keptReceipts = 1_024
 /** Most runners and channels tried for one job, however long its deadline. */
 const maxPlacements = 40
 /** Codes after which the same bytes may be sent again: the job number makes it safe. */
@@ -157,7 +171,7 @@ const notAccepted = (error: EdgeError) => error.details.accepted === false
 
 /** Buys inferences and believes nobody: verifies the machine before it seals, and the receipt before it opens. */
 export class Assay {
-  readonly #options: Required<Omit<AssayOptions, 'network' | 'edge'>>
+  readonly #options: Required<Omit<AssayOptions, 'network' | 'edge' | 'coverOf'>> & Pick<AssayOptions, 'coverOf'>
   readonly edge: Edge
   #network: Network | undefined
   readonly #models = new Map<string, { pending: Promise<Model>; until: number }>()
@@ -179,6 +193,7 @@ export class Assay {
       random: options.random ?? ((bytes) => crypto.getRandomValues(new Uint8Array(bytes))),
       sleep: options.sleep ?? ((ms) => new Promise((resolve) => setTimeout(resolve, ms))),
       coverJobs: options.coverJobs ?? 1,
+      ...(options.coverOf ? { coverOf: options.coverOf } : {}),
     }
   }
 
@@ -329,6 +344,8 @@ export class Assay {
       expiresAt: BigInt(Math.min(this.#seconds() + Number(channelSeconds), runner.validUntil)),
       salt: toHex(random(32)),
     }
+    const minStake = options.requirements?.minStake
+    await checkStake({ runner: terms.runner, until: coverUntil(terms.expiresAt), minStake }, this.#options.coverOf)
     const id = fromHex(channelOf(await this.#domain(), terms), 32)
     const { enc, context } = await setupSender(runner.hpkeKey, envelopeInfo(id))
     return {
@@ -342,6 +359,7 @@ export class Assay {
       asked: 0n,
       free: 0n,
       voucher: null,
+      receipts: new Map(),
       opened: false,
       dead: false,
     }
@@ -467,6 +485,7 @@ export class Assay {
   ): Promise<Inference> {
     const domain = await this.#domain()
     const { price } = channel.terms
+    this.#compare(channel, answer, domain)
     checkReceipt(
       answer,
       {
@@ -482,6 +501,8 @@ export class Assay {
       this.#recover,
     )
     channel.opened = true
+    channel.receipts.set(job, keepReceipt(answer))
+    if (channel.receipts.size > keptReceipts) channel.receipts.delete(channel.receipts.keys().next().value!)
 
     let plaintext: Uint8Array
     try {
@@ -522,6 +543,27 @@ export class Assay {
           reveal ? { salt, tensors: [...tensors, ...model.fixed], outputSalt, outputs: decoded.tensors } : null,
         ),
     }
+  }
+
+  /** Holds an answer against an earlier one to the same job. Throws EquivocationError where the runner signed both and they differ. */
+  #compare({ terms, receipts }: Channel, answer: JobAnswer, domain: Domain): void {
+    const first = receipts.get(answer.receipt.job)
+    if (!first) return
+    const equivocation = { terms, first, second: keepReceipt(answer) }
+    if (judgeEquivocation(domain, equivocation, this.#recover).proven)
+      throw new EquivocationError(wordsFor(equivocation), equivocationToJson(domain, equivocation))
+  }
+
+  /** Compares the receipts of this process's newest channels with those the edge shows. Gives what proves that a runner answered a job twice: report each with `slashRunner`. Throws EdgeError. */
+  async audit(): Promise<EquivocationJson[]> {
+    const domain = await this.#domain()
+    const channels = (await Promise.allSettled(this.#channels.values())).flatMap((channel) =>
+      channel.status === 'fulfilled' ? [channel.value] : [],
+    )
+    const found = await Promise.all(
+      channels.map((channel) => findEquivocations(this.edge, domain, channel, this.#recover)),
+    )
+    return found.flat().map((equivocation) => equivocationToJson(domain, equivocation))
   }
 
   async #frame(

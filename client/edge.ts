@@ -19,6 +19,8 @@ export type Network = {
   policy: Hex
   attestedInference: Hex
   token: Hex
+  /** Where runners stake; null where they cannot. */
+  stake?: Hex | null
   feeBps: number
   developmentRoots: boolean
 }

@@ -1,3 +1,5 @@
+import type { EquivocationJson } from '../protocol/equivocation.ts'
+
 /** Lists why an answer, a runner or a listing is refused by the buyer's own checks. */
 export const verificationReasons = [
   'listing_signature',
@@ -11,6 +13,7 @@ export const verificationReasons = [
   'signer_mismatch',
   'hpke_key_mismatch',
   'requirements_unmet',
+  'equivocation',
   'receipt_channel',
   'receipt_job',
   'receipt_detail',
@@ -35,6 +38,16 @@ export class VerificationError extends Error {
   constructor(reason: VerificationReason, detail: string) {
     super(detail)
     this.reason = reason
+  }
+}
+
+/** Reports a runner that signed two different answers to one job, with the proof that costs it its stake. */
+export class EquivocationError extends VerificationError {
+  override name = 'EquivocationError'
+  readonly proof: EquivocationJson
+  constructor(detail: string, proof: EquivocationJson) {
+    super('equivocation', detail)
+    this.proof = proof
   }
 }
 

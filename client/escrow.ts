@@ -1,11 +1,13 @@
 import { type Account, type Address, encodeFunctionData, type PublicClient, type WalletClient } from 'viem'
 import { escrowAbi, testTokenAbi } from '../contracts/abi.ts'
 import type { Hex } from '../protocol/bytes.ts'
+import { allow } from './chainCall.ts'
+import { sendToEscrow } from './withdraw.ts'
 
 type Wallet = WalletClient & { account: Account }
 type Deployment = { escrow: Address; token: Address }
 
-/** Deposits tokens for the wallet's own address, approving first when the allowance does not suffice. Throws when a transaction reverts. */
+/** Deposits tokens for the wallet's own address, approving first when the allowance does not suffice. Throws ContractRefusedError, and Error when a transaction reverts. */
 export async function depositTokens({
   wallet,
   publicClient,
@@ -18,30 +20,18 @@ export async function depositTokens({
   amount: bigint
 }): Promise<Hex> {
   const { account } = wallet
-  const common = { account, chain: wallet.chain ?? null } as const
-  const token = { address: contracts.token, abi: testTokenAbi } as const
-  const send = async (hash: Hex) => {
-    const { status } = await publicClient.waitForTransactionReceipt({ hash })
-    if (status !== 'success') throw new Error(`Transaction ${hash} reverted.`)
-    return hash
-  }
-  const allowance = await publicClient.readContract({
-    ...token,
-    functionName: 'allowance',
-    args: [account.address, contracts.escrow],
-  })
-  if (allowance < amount)
-    await send(
-      await wallet.writeContract({ ...common, ...token, functionName: 'approve', args: [contracts.escrow, amount] }),
-    )
-  return send(
-    await wallet.writeContract({
-      ...common,
-      address: contracts.escrow,
-      abi: escrowAbi,
-      functionName: 'deposit',
-      args: [account.address, amount],
-    }),
+  await allow({ publicClient, wallet }, { token: contracts.token, spender: contracts.escrow, amount })
+  const call = {
+    address: contracts.escrow,
+    abi: escrowAbi,
+    functionName: 'deposit',
+    args: [account.address, amount],
+    account,
+  } as const
+  return sendToEscrow(
+    { publicClient },
+    () => publicClient.simulateContract(call),
+    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
   )
 }
 

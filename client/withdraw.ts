@@ -1,32 +1,15 @@
-import {
-  type Account,
-  type Address,
-  BaseError,
-  ContractFunctionRevertedError,
-  type PublicClient,
-  type WalletClient,
-} from 'viem'
+import type { Address } from 'viem'
 import { escrowAbi } from '../contracts/abi.ts'
 import type { Hex } from '../protocol/bytes.ts'
+import { type ChainAccess, type RefusalWords, sendCall } from './chainCall.ts'
 
-/** Holds what a call to the escrow takes: a chain to read, a wallet that signs, and where the escrow is. */
-export type EscrowAccess = {
-  publicClient: PublicClient
-  wallet: WalletClient & { account: Account }
-  contracts: { escrow: Address }
-}
+/** Holds what a call to the escrow takes. */
+export type EscrowAccess = ChainAccess & { contracts: { escrow: Address } }
 
-/** Reports what the escrow refuses: the name of its error, and what to do. */
-export class EscrowRefusedError extends Error {
-  override name = 'EscrowRefusedError'
-  readonly reason: string
-  constructor(reason: string, detail: string) {
-    super(detail)
-    this.reason = reason
-  }
-}
-
-const words: Record<string, (...values: readonly unknown[]) => string> = {
+const words: RefusalWords = {
+  NothingDeposited: () => 'A deposit is above zero.',
+  AmountTooLarge: () => 'A deposit is at most 2^120 − 1 units.',
+  DepositsArePaused: () => 'Deposits are paused. What is deposited can be spent and withdrawn all the same.',
   NothingToWithdraw: () => 'That is nothing, or more than the deposit. `assay balance` shows it.',
   NotRequested: () => 'Nothing was asked back. Ask first: `assay withdraw <amount>`.',
   TooEarly: (at) => `It can be withdrawn from ${new Date(Number(at) * 1000).toISOString()}.`,
@@ -34,30 +17,18 @@ const words: Record<string, (...values: readonly unknown[]) => string> = {
     'A mandate takes a key that is not your own, bounds above zero and an end to come; only one that stands can be revoked.',
 }
 
-/** Asks the escrow first, so that a refusal costs no gas and has words, then sends and waits. Throws EscrowRefusedError. */
-export async function sendToEscrow(
-  { publicClient }: Pick<EscrowAccess, 'publicClient'>,
+/** Calls the escrow, which is asked first. Throws ContractRefusedError. */
+export const sendToEscrow = (
+  access: Pick<EscrowAccess, 'publicClient'>,
   simulate: () => Promise<unknown>,
   write: () => Promise<Hex>,
-): Promise<Hex> {
-  await simulate().catch((error: unknown) => {
-    const reverted =
-      error instanceof BaseError ? error.walk((cause) => cause instanceof ContractFunctionRevertedError) : null
-    const data = reverted instanceof ContractFunctionRevertedError ? reverted.data : undefined
-    const known = data && words[data.errorName]
-    throw known ? new EscrowRefusedError(data.errorName, known(...(data.args ?? []))) : error
-  })
-  const hash = await write()
-  const { status } = await publicClient.waitForTransactionReceipt({ hash })
-  if (status !== 'success') throw new Error(`Transaction ${hash} reverted.`)
-  return hash
-}
+): Promise<Hex> => sendCall(access, words, simulate, write)
 
 /** Names the escrow and who calls it. */
 export const escrowOf = ({ wallet, contracts }: EscrowAccess) =>
   ({ address: contracts.escrow, abi: escrowAbi, account: wallet.account }) as const
 
-/** Asks a part of the wallet's deposit back, in the token's smallest unit; it can be withdrawn after the escrow's delay, and replaces what was asked before. Gives from when. Throws EscrowRefusedError when the deposit is less. */
+/** Asks a part of the wallet's deposit back, in the token's smallest unit; it can be withdrawn after the escrow's delay, and replaces what was asked before. Gives from when. Throws ContractRefusedError when the deposit is less. */
 export async function requestWithdrawal(access: EscrowAccess, amount: bigint): Promise<{ withdrawableAt: Date }> {
   const { publicClient, wallet } = access
   const call = { ...escrowOf(access), functionName: 'requestWithdrawal', args: [amount] } as const
@@ -70,7 +41,7 @@ export async function requestWithdrawal(access: EscrowAccess, amount: bigint): P
   return { withdrawableAt }
 }
 
-/** Takes out what was asked back, as far as settlements have left it. Gives how much. Throws EscrowRefusedError when it is too early, or nothing was asked. */
+/** Takes out what was asked back, as far as settlements have left it. Gives how much. Throws ContractRefusedError when it is too early, or nothing was asked. */
 export async function withdrawDeposit(access: EscrowAccess): Promise<bigint> {
   const { publicClient, wallet } = access
   const { balance, requested } = await accountOf(access)

@@ -3,62 +3,36 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, syml
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { assemblyBlocks, closing, codeOf, lineOf, split } from './mutate/scan.ts'
+import { type Contract, contracts, suites, unobservable } from './mutate/suites.ts'
 
 const root = join(import.meta.dirname, '..')
-const contracts = ['Escrow', 'Claims', 'Protocol', 'Stake', 'AttestedInference', 'MeasurementPolicy'] as const
-type Contract = (typeof contracts)[number]
 
 /** One condition to break: the text between `start` and `end` is taken for `value`, whatever it says. */
 export type Mutant = { line: number; start: number; end: number; text: string; value: boolean }
 
-/** Reads to the end of what opens at `at`, brackets matched. Throws where the source ends first. */
-function closing(source: string, at: number): number {
-  let depth = 0
-  for (let i = at; i < source.length; i++) {
-    if ('([{'.includes(source[i]!)) depth++
-    if (')]}'.includes(source[i]!)) depth--
-    if (depth === 0) return i
-  }
-  throw new Error(`The bracket at ${at} is never closed.`)
-}
-
-/** Splits a range at a separator that stands outside brackets. */
-function split(source: string, start: number, end: number, separator: string): [number, number][] {
-  const parts: [number, number][] = []
-  let from = start
-  for (let i = start; i < end; i++) {
-    if ('([{'.includes(source[i]!)) i = closing(source, i)
-    else if (source.startsWith(separator, i)) {
-      parts.push([from, i])
-      from = i + separator.length
-      i = from - 1
-    }
-  }
-  return [...parts, [from, end]]
-}
-
-/** Blanks comments and text, so that what they hold is not taken for code; every position stays. */
-function codeOf(source: string): string {
-  return source.replace(/\/\/[^\n]*|\/\*[\s\S]*?\*\/|"(?:[^"\\\n]|\\.)*"/g, (text) => text.replace(/[^\n]/g, ' '))
-}
-
-/** Finds every `require`, every `if` that leaves early, and every operand of theirs. Pure. */
+/** Finds every `require`, every `if` and every operand of theirs, outside assembly. Pure. */
 export function mutantsOf(source: string): Mutant[] {
   const code = codeOf(source)
+  const blocks = assemblyBlocks(code)
   const mutants: Mutant[] = []
   const add = ([start, end]: [number, number], value: boolean) => {
     const text = source.slice(start, end).trim()
     const from = start + source.slice(start, end).indexOf(text)
-    const line = source.slice(0, from).split('\n').length
-    mutants.push({ line, start: from, end: from + text.length, text: text.replace(/\s+/g, ' '), value })
+    mutants.push({
+      line: lineOf(source, from),
+      start: from,
+      end: from + text.length,
+      text: text.replace(/\s+/g, ' '),
+      value,
+    })
   }
   for (const match of code.matchAll(/\b(require|if) ?\(/g)) {
     const open = match.index + match[0].length - 1
     const close = closing(code, open)
-    const isRequire = match[1] === 'require'
-    if (!isRequire && !/^\)\s*(\{\s*)?(emit [^;]*;\s*)?(return|continue|revert)\b/.test(code.slice(close))) continue
+    if (blocks.some((block) => block.open < open && open < block.end)) continue
     const [condition] = split(code, open + 1, close, ',') as [[number, number]]
-    add(condition, isRequire)
+    add(condition, match[1] === 'require')
     // Of alternatives one is never, of conjuncts one always taken.
     for (const [operator, value] of [
       ['||', false],
@@ -77,7 +51,7 @@ const taken = (text: string, value: boolean, id: number) =>
   value ? `(mutated(${id}) || (${text}))` : `(!mutated(${id}) && (${text}))`
 
 /** Writes a source in which every mutant sleeps until its number is switched on; numbers begin at `first`. */
-export function instrument(source: string, mutants: readonly Mutant[], first: number): string {
+export function instrument(source: string, mutants: readonly Mutant[], first: number, switchPath: string): string {
   const write = (start: number, end: number, inside: readonly number[]): string => {
     let text = ''
     let at = start
@@ -95,8 +69,10 @@ export function instrument(source: string, mutants: readonly Mutant[], first: nu
   const order = mutants
     .map((_, index) => index)
     .sort((a, b) => mutants[a]!.start - mutants[b]!.start || mutants[b]!.end - mutants[a]!.end)
-  const switchImport = 'import {mutated} from "./Mutation.sol";\n'
-  return write(0, source.length, order).replace(/^pragma [^\n]*\n/m, (pragma) => `${pragma}${switchImport}`)
+  return write(0, source.length, order).replace(
+    /^pragma [^\n]*\n/m,
+    (pragma) => `${pragma}import {mutated} from "${switchPath}";\n`,
+  )
 }
 
 /** Writes a source with one condition broken. */
@@ -121,34 +97,6 @@ function mutated(uint160 id) pure returns (bool) {
     return answer(id);
 }
 `
-
-// Beside the forge tests, these run the real contracts on a chain.
-const chainTests: Record<Contract, readonly string[]> = {
-  Escrow: ['test/contracts/escrow.test.ts', 'test/contracts/mandates.test.ts'],
-  Claims: ['test/contracts/escrow.test.ts', 'test/contracts/mandates.test.ts'],
-  Protocol: ['test/contracts/escrow.test.ts', 'test/contracts/mandates.test.ts', 'test/contracts/consumer.test.ts'],
-  Stake: ['test/contracts/stake.test.ts', 'test/contracts/consumer.test.ts'],
-  MeasurementPolicy: ['test/contracts/registry.test.ts'],
-  AttestedInference: ['test/contracts/escrow.test.ts', 'test/contracts/consumer.test.ts'],
-}
-
-// Conditions whose absence nobody can observe, each with the reason: a second wall behind a first, or a shortcut.
-const unobservable: readonly { contract: Contract; text: string; because: string }[] = [
-  { contract: 'Escrow', text: 'amount <= type(uint120).max', because: 'the sum is checked again, with the same error' },
-  { contract: 'Escrow', text: 'mandate.spent >= mandate.cap', because: 'what is left is zero without it' },
-  { contract: 'Escrow', text: 'buyer.code.length == 0', because: 'a call to no code returns nothing, which is no yes' },
-  { contract: 'Claims', text: 'packed.length >= HEADER', because: 'a listing past the end is refused' },
-  { contract: 'Claims', text: 'proof + 9 <= batch.end', because: 'a listing past the end is refused' },
-  { contract: 'Claims', text: 'at + GROUP <= batch.end', because: 'a claim past the end is refused' },
-  { contract: 'Claims', text: 'at + CLAIM + 2 <= batch.end', because: 'the end is checked again after the claim' },
-  { contract: 'Claims', text: 'at <= batch.end', because: 'the end of the last claim is compared with the end' },
-  {
-    contract: 'Claims',
-    text: 's > 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0',
-    because: 'in 255 bits one value of s in 2^128 is above the half',
-  },
-  { contract: 'Protocol', text: 'v != 27 && v != 28', because: 'ecrecover answers zero for other values' },
-]
 
 /** Copies the project to a place where breaking it hurts nobody. */
 function copyProject(): string {
@@ -178,9 +126,14 @@ function run(copy: string, command: string, args: readonly string[], env: Record
   return { ok: status === 0, output: `${stdout}${stderr}` }
 }
 
-/** Names the forge test that fails with a mutant awake (0: none is), or null. The npm package's `forge` always exits with 0, so its report is read. Throws without one. */
-function forgeFailure(copy: string, id: number): string | null {
-  const { output } = run(copy, 'forge', ['test', '--json'], {
+/** Names a forge test that fails with a mutant awake (0: none is), or null; the suites likely to miss the condition come first. The npm package's `forge` always exits with 0, so its report is read. Throws without one. */
+function forgeFailure(copy: string, id: number, likely: readonly string[]): string | null {
+  const these = `contracts/test/{${likely.join(',')}}.t.sol`
+  return failureIn(copy, id, ['--match-path', these]) ?? failureIn(copy, id, ['--no-match-path', these])
+}
+
+function failureIn(copy: string, id: number, which: readonly string[]): string | null {
+  const { output } = run(copy, 'forge', ['test', '--json', ...which], {
     FOUNDRY_BLOCK_COINBASE: `0x${id.toString(16).padStart(40, '0')}`,
     FOUNDRY_FUZZ_SEED: '0x1',
     FOUNDRY_FUZZ_RUNS: '64',
@@ -188,8 +141,8 @@ function forgeFailure(copy: string, id: number): string | null {
   })
   const line = output.split('\n').find((each) => each.startsWith('{"contracts/'))
   if (!line) throw new Error(`Forge ran no test:\n${output.slice(-4_000)}`)
-  const suites = JSON.parse(line) as Record<string, { test_results: Record<string, { status: string }> }>
-  const tests = Object.values(suites).flatMap(({ test_results }) => Object.entries(test_results))
+  const results = JSON.parse(line) as Record<string, { test_results: Record<string, { status: string }> }>
+  const tests = Object.values(results).flatMap(({ test_results }) => Object.entries(test_results))
   return tests.find(([, { status }]) => status === 'Failure')?.[0] ?? null
 }
 
@@ -197,7 +150,7 @@ function forgeFailure(copy: string, id: number): string | null {
 function onChain(copy: string, name: Contract, mustPass: boolean): boolean {
   const built = run(copy, process.execPath, ['dev/contracts.ts'])
   if (!built.ok) throw new Error(`The contracts do not compile:\n${built.output.slice(-4_000)}`)
-  const { ok, output } = run(copy, 'vitest', ['run', '--bail', '1', ...chainTests[name]])
+  const { ok, output } = run(copy, 'vitest', ['run', '--bail', '1', ...suites[name].chain])
   if (mustPass && !ok) throw new Error(`The tests fail with nothing broken:\n${output.slice(-4_000)}`)
   return ok
 }
@@ -209,29 +162,32 @@ const becauseOf = ({ contract, text }: Pick<Outcome, 'contract' | 'text'>) =>
 
 /**
  * Breaks each condition of the contracts once and tells which break no test notices; some nobody can notice are listed with their reasons. One build holds all mutants, asleep; forge wakes them one by one. Those that survive are
- * built alone and meet the tests on a chain. Throws when the tests fail with nothing broken.
+ * built alone and meet the tests on a chain, unless that is left out. Throws when the tests fail with nothing broken.
  */
-export function mutate(names: readonly Contract[], report: (line: string) => void): Outcome[] {
+export function mutate(names: readonly Contract[], report: (line: string) => void, chain = true): Outcome[] {
   const copy = copyProject()
   try {
     const sources = names.map((name) => {
-      const source = readFileSync(join(root, 'contracts', `${name}.sol`), 'utf8')
+      const source = readFileSync(join(root, 'contracts', name), 'utf8')
       return { name, source, mutants: mutantsOf(source) }
     })
-    const file = (name: string) => join(copy, 'contracts', `${name}.sol`)
-    writeFileSync(file('Mutation'), mutationSource)
+    const file = (name: string) => join(copy, 'contracts', name)
+    writeFileSync(file('Mutation.sol'), mutationSource)
     let first = 1
     const numbered = sources.flatMap(({ name, source, mutants }) => {
-      writeFileSync(file(name), instrument(source, mutants, first))
+      writeFileSync(
+        file(name),
+        instrument(source, mutants, first, name.includes('/') ? '../Mutation.sol' : './Mutation.sol'),
+      )
       const these = mutants.map((mutant, index) => ({ name, source, mutant, id: first + index }))
       first += mutants.length
       return these
     })
-    const healthy = forgeFailure(copy, 0)
+    const healthy = failureIn(copy, 0, [])
     if (healthy) throw new Error(`${healthy} fails with nothing broken.`)
 
     const outcomes: Outcome[] = numbered.map(({ name, mutant, id }) => {
-      const killer = forgeFailure(copy, id)
+      const killer = forgeFailure(copy, id, suites[name].forge)
       report(
         `${id}/${numbered.length} ${name}:${mutant.line} ${killer ?? 'survives forge'}: ${mutant.text} -> ${mutant.value}`,
       )
@@ -245,7 +201,8 @@ export function mutate(names: readonly Contract[], report: (line: string) => voi
     })
 
     for (const { name, source } of sources) writeFileSync(file(name), source)
-    rmSync(file('Mutation'))
+    rmSync(file('Mutation.sol'))
+    if (!chain) return outcomes
     const survived = new Set(
       outcomes.filter((outcome) => !outcome.killedBy && !becauseOf(outcome)).map(({ contract }) => contract),
     )
@@ -265,9 +222,12 @@ export function mutate(names: readonly Contract[], report: (line: string) => voi
 }
 
 if (import.meta.main) {
-  const { values } = parseArgs({ options: { only: { type: 'string', multiple: true }, json: { type: 'boolean' } } })
-  const only = values.only?.map((name) => basename(name, '.sol'))
-  const unknown = only?.filter((name) => !(contracts as readonly string[]).includes(name)) ?? []
+  const { values } = parseArgs({
+    options: { only: { type: 'string', multiple: true }, json: { type: 'boolean' }, forge: { type: 'boolean' } },
+  })
+  const named = (name: string) => contracts.filter((each) => basename(each, '.sol') === basename(name, '.sol'))
+  const only = values.only?.flatMap(named)
+  const unknown = values.only?.filter((name) => named(name).length === 0) ?? []
   if (unknown.length > 0) {
     console.error(`No conditions to break in ${unknown.join(', ')}; --only takes ${contracts.join(', ')}.`)
     process.exit(2)
@@ -275,6 +235,7 @@ if (import.meta.main) {
   const outcomes = mutate(
     contracts.filter((name) => !only || only.includes(name)),
     (line) => console.error(line),
+    !values.forge,
   )
   const alive = outcomes.filter(({ killedBy }) => !killedBy)
   const survivors = alive.filter((outcome) => !becauseOf(outcome))
@@ -297,9 +258,9 @@ if (import.meta.main) {
           survive: survivors.filter(({ contract }) => contract === these[0]!.contract).length,
         })),
     )
-    for (const { contract, line, text, taken } of survivors) console.log(`${contract}.sol:${line} as ${taken}: ${text}`)
+    for (const { contract, line, text, taken } of survivors) console.log(`${contract}:${line} as ${taken}: ${text}`)
     for (const { contract, line, text, because } of excused)
-      console.log(`${contract}.sol:${line} unobservable, ${because}: ${text}`)
+      console.log(`${contract}:${line} unobservable, ${because}: ${text}`)
   }
   process.exit(survivors.length > 0 ? 1 : 0)
 }

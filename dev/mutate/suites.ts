@@ -1,0 +1,70 @@
+/** Holds where a contract's conditions are likely to be missed first: forge suites by their file, and tests that run the real contracts on a chain. */
+type Suites = { forge: readonly string[]; chain: readonly string[] }
+
+const money = ['test/contracts/escrow.test.ts', 'test/contracts/mandates.test.ts']
+const attested = ['test/contracts/malformed.test.ts', 'test/contracts/collateral.test.ts']
+const registering = ['Registering', 'Posting']
+const texts = ['test/contracts/tcbTexts.test.ts', ...attested]
+
+/** Names the contracts by their file, with the suites to ask first; forge's other suites follow, then those on a chain. */
+export const suites = {
+  'Escrow.sol': { forge: ['Refusals', 'Escrow', 'Buyers'], chain: money },
+  'Claims.sol': { forge: ['Refusals', 'Escrow'], chain: money },
+  'Protocol.sol': { forge: ['Protocol', 'Inference'], chain: [...money, 'test/contracts/consumer.test.ts'] },
+  'Stake.sol': { forge: ['Stake'], chain: ['test/contracts/stake.test.ts', 'test/contracts/consumer.test.ts'] },
+  'AttestedInference.sol': {
+    forge: ['Inference'],
+    chain: ['test/contracts/escrow.test.ts', 'test/contracts/consumer.test.ts'],
+  },
+  'MeasurementPolicy.sol': { forge: ['Policy'], chain: ['test/contracts/registry.test.ts'] },
+  'RunnerRegistry.sol': {
+    forge: [...registering, 'Registry'],
+    chain: ['test/contracts/registry.test.ts', 'test/contracts/collateral.test.ts', 'test/contracts/escrow.test.ts'],
+  },
+  'attestation/AttestationReader.sol': { forge: ['Reading'], chain: attested },
+  'attestation/Certificates.sol': { forge: ['Reading'], chain: attested },
+  'attestation/Collateral.sol': { forge: registering, chain: attested },
+  'attestation/Crls.sol': { forge: ['Reading'], chain: attested },
+  'attestation/DataStore.sol': { forge: ['Parsing', 'Attestation'], chain: attested },
+  'attestation/Der.sol': { forge: ['Reading', 'Parsing', 'Attestation'], chain: attested },
+  'attestation/Issuers.sol': { forge: registering, chain: attested },
+  'attestation/PckExtension.sol': { forge: ['Reading'], chain: attested },
+  'attestation/Platforms.sol': { forge: registering, chain: attested },
+  'attestation/Quotes.sol': { forge: registering, chain: ['test/contracts/attestation.test.ts', ...attested] },
+  'attestation/Tables.sol': { forge: ['Attestation', 'Texts'], chain: texts },
+  'attestation/Tcb.sol': { forge: ['Attestation', 'Texts', 'Registry'], chain: texts },
+  'attestation/TcbTexts.sol': { forge: ['Texts', 'Posting'], chain: texts },
+  'attestation/Text.sol': { forge: ['Attestation', 'Texts'], chain: texts },
+  'attestation/Time.sol': { forge: ['Parsing', 'Attestation', 'Reading'], chain: attested },
+  'attestation/VerifierSet.sol': { forge: ['Verifiers'], chain: ['test/contracts/verifierSet.test.ts'] },
+  'examples/Grants.sol': { forge: ['Grants'], chain: ['test/contracts/consumer.test.ts'] },
+} as const satisfies Record<string, Suites>
+
+export type Contract = keyof typeof suites
+export const contracts = Object.keys(suites) as Contract[]
+
+/** Conditions whose absence nobody can observe, each with the reason: a second wall behind a first, or a shortcut. */
+export const unobservable: readonly { contract: Contract; text: string; because: string }[] = [
+  {
+    contract: 'Escrow.sol',
+    text: 'amount <= type(uint120).max',
+    because: 'the sum is checked again, with the same error',
+  },
+  { contract: 'Escrow.sol', text: 'mandate.spent >= mandate.cap', because: 'what is left is zero without it' },
+  {
+    contract: 'Escrow.sol',
+    text: 'buyer.code.length == 0',
+    because: 'a call to no code returns nothing, which is no yes',
+  },
+  { contract: 'Claims.sol', text: 'packed.length >= HEADER', because: 'a listing past the end is refused' },
+  { contract: 'Claims.sol', text: 'proof + 9 <= batch.end', because: 'a listing past the end is refused' },
+  { contract: 'Claims.sol', text: 'at + GROUP <= batch.end', because: 'a claim past the end is refused' },
+  { contract: 'Claims.sol', text: 'at + CLAIM + 2 <= batch.end', because: 'the end is checked again after the claim' },
+  { contract: 'Claims.sol', text: 'at <= batch.end', because: 'the end of the last claim is compared with the end' },
+  {
+    contract: 'Claims.sol',
+    text: 's > 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0',
+    because: 'in 255 bits one value of s in 2^128 is above the half',
+  },
+  { contract: 'Protocol.sol', text: 'v != 27 && v != 28', because: 'ecrecover answers zero for other values' },
+]

@@ -2427,7 +2427,7 @@ export const runnerRegistryAbi = [
       },
       {
         "internalType": "bytes",
-        "name": "text",
+        "name": "packed",
         "type": "bytes"
       },
       {
@@ -2472,7 +2472,7 @@ export const runnerRegistryAbi = [
       },
       {
         "internalType": "bytes",
-        "name": "text",
+        "name": "packed",
         "type": "bytes"
       },
       {
@@ -3188,6 +3188,11 @@ export const runnerRegistryAbi = [
       }
     ],
     "name": "NotInCrl",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "PackedTextMalformed",
     "type": "error"
   },
   {

@@ -1,12 +1,13 @@
 import { type Address, encodeFunctionData, keccak256, type PublicClient } from 'viem'
 import { runnerRegistryAbi } from '../contracts/abi.ts'
-import { concat, fromHex, type Hex, toHex, uint, utf8 } from '../protocol/bytes.ts'
+import { concat, fromHex, type Hex, toHex, uint } from '../protocol/bytes.ts'
 import { crlEntries } from '../protocol/evidence/crlEntries.ts'
 import type { CollateralOf } from '../protocol/evidence/index.ts'
 import { readPckExtension } from '../protocol/evidence/pck.ts'
 import { parseTdxQuote } from '../protocol/evidence/quote.ts'
 import { decodeStatement } from '../protocol/evidence/statement.ts'
 import { type Certificate, parseCertificate, parseCrl, parsePem } from '../protocol/evidence/x509.ts'
+import { packText } from './packedText.ts'
 
 /** Collateral is posted anew when what the chain holds lapses within this many seconds. */
 const renewBeforeSeconds = 2 * 86_400
@@ -92,7 +93,7 @@ export function collateralCall(functionName: 'postTcbInfo' | 'postQeIdentity', c
   const bytes = fromHex(signature, 64)
   const { publicKey, subject } = parseCertificate(parsePem(chain)[0]!)
   const signer = { ...pointOf(publicKey), name: keccak256(subject) }
-  const args = [signer, toHex(utf8(text)), half(bytes, 0), half(bytes, 1)] as const
+  const args = [signer, toHex(packText(text)), half(bytes, 0), half(bytes, 1)] as const
   return encodeFunctionData({ abi: runnerRegistryAbi, functionName, args })
 }
 

@@ -3,6 +3,7 @@ pragma solidity ^0.8.30;
 
 import {Certificate, Certificates, Role} from "./Certificates.sol";
 import {Crl, Crls} from "./Crls.sol";
+import {PackedText} from "./PackedText.sol";
 import {PckExtension, Platform} from "./PckExtension.sol";
 import {TcbText, TcbTexts} from "./TcbTexts.sol";
 
@@ -36,13 +37,17 @@ contract AttestationReader {
         }
     }
 
-    /// @notice Reads TCB info into its table (see `TcbTexts`).
-    function tcbInfo(bytes calldata text) external pure returns (TcbText memory, bytes memory) {
-        return TcbTexts.tcbInfo(text);
+    /// @notice Unpacks TCB info (see `PackedText`), and gives the SHA-256 of the text and its table (see `TcbTexts`).
+    function tcbInfo(bytes calldata packed) external pure returns (bytes32 digest, TcbText memory info, bytes memory table) {
+        bytes memory text = PackedText.unpack(packed);
+        digest = sha256(text);
+        (info, table) = TcbTexts.tcbInfo(text);
     }
 
-    /// @notice Reads an identity of the quoting enclave into its table (see `TcbTexts`).
-    function qeIdentity(bytes calldata text) external pure returns (TcbText memory, bytes memory) {
-        return TcbTexts.qeIdentity(text);
+    /// @notice Unpacks an identity of the quoting enclave, likewise.
+    function qeIdentity(bytes calldata packed) external pure returns (bytes32 digest, TcbText memory info, bytes memory table) {
+        bytes memory text = PackedText.unpack(packed);
+        digest = sha256(text);
+        (info, table) = TcbTexts.qeIdentity(text);
     }
 }

@@ -42,18 +42,18 @@ abstract contract Collateral is Platforms {
 
     /// @notice Posts TCB info. Never goes back: neither the evaluation number nor the issue date may be lower than what was posted.
     /// @param signer who signed it
-    /// @param text the exact bytes that were signed
-    function postTcbInfo(Signer calldata signer, bytes calldata text, bytes32 r, bytes32 s) external {
-        bytes32 digest = checkText(signer, text, r, s);
-        (TcbText memory info, bytes memory table) = reader.tcbInfo(text);
+    /// @param packed the exact bytes that were signed, packed (see `PackedText`)
+    function postTcbInfo(Signer calldata signer, bytes calldata packed, bytes32 r, bytes32 s) external {
+        (bytes32 digest, TcbText memory info, bytes memory table) = reader.tcbInfo(packed);
+        checkSigned(signer, digest, r, s);
         post(tcbInfos[info.platform], info, table);
         emit TcbInfoPosted(info.platform, uint16(info.evaluation), digest);
     }
 
     /// @notice Posts the identity of the TD quoting enclave, on the same terms.
-    function postQeIdentity(Signer calldata signer, bytes calldata text, bytes32 r, bytes32 s) external {
-        bytes32 digest = checkText(signer, text, r, s);
-        (TcbText memory info, bytes memory table) = reader.qeIdentity(text);
+    function postQeIdentity(Signer calldata signer, bytes calldata packed, bytes32 r, bytes32 s) external {
+        (bytes32 digest, TcbText memory info, bytes memory table) = reader.qeIdentity(packed);
+        checkSigned(signer, digest, r, s);
         checkNewer(qeIdentity(), info);
         // Its dates lie beside its levels, so that registering reads one slot less.
         tcbRules.qeTable = DataStore.write(
@@ -101,9 +101,8 @@ abstract contract Collateral is Platforms {
         return oldest < posted.nextUpdate ? oldest : posted.nextUpdate;
     }
 
-    function checkText(Signer calldata signer, bytes calldata text, bytes32 r, bytes32 s) private view returns (bytes32 digest) {
+    function checkSigned(Signer calldata signer, bytes32 digest, bytes32 r, bytes32 s) private view {
         require(usable(issuerId(signer.x, signer.y, signer.name)).role == Role.TcbSigner, CertificateRole());
-        digest = sha256(text);
         require(P256.verify(digest, r, s, signer.x, signer.y), CollateralNotSigned());
     }
 

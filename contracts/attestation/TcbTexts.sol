@@ -32,7 +32,7 @@ library TcbTexts {
 
     /// @notice Reads TCB info. Table: count of modules, each `major, count, (isvsvn, status)*`; count of levels, each 16 SGX components,
     ///         16 TDX components, PCESVN (2 bytes), status.
-    function tcbInfo(bytes calldata text) internal pure returns (TcbText memory info, bytes memory table) {
+    function tcbInfo(bytes memory text) internal pure returns (TcbText memory info, bytes memory table) {
         (uint256 p, uint256 end) = Text.bounds(text);
         Tables.Table memory rows = Tables.create();
         p = Text.expect(p, '{"id":"TDX","version":3,', 24);
@@ -58,7 +58,7 @@ library TcbTexts {
 
     /// @notice Reads the identity of the TD quoting enclave. Table: MISCSELECT and mask (4 bytes each, little-endian), ATTRIBUTES and mask
     ///         (16 each), MRSIGNER (32), ISVPRODID (2), count of levels, each ISVSVN (2 bytes), status.
-    function qeIdentity(bytes calldata text) internal pure returns (TcbText memory info, bytes memory table) {
+    function qeIdentity(bytes memory text) internal pure returns (TcbText memory info, bytes memory table) {
         (uint256 p, uint256 end) = Text.bounds(text);
         Tables.Table memory rows = Tables.create();
         p = Text.expect(p, '{"id":"TD_QE","version":2,', 26);

@@ -3,24 +3,24 @@ pragma solidity ^0.8.30;
 
 import {Time} from "./Time.sol";
 
-/// @notice Compares signed JSON in calldata with its template and reads the values between.
-/// @dev Positions are calldata offsets. A reader must end by comparing its position with the text's end: every step moves on by what it
+/// @notice Compares signed JSON in memory with its template and reads the values between.
+/// @dev Positions are places in memory. A reader must end by comparing its position with the text's end: every step moves on by what it
 ///      has read, so reaching exactly the end proves that nothing beyond it was read.
 library Text {
     error UnexpectedText();
 
-    /// @notice Gives the calldata offsets between which a text lies.
-    function bounds(bytes calldata text) internal pure returns (uint256 start, uint256 end) {
+    /// @notice Gives the places between which a text lies.
+    function bounds(bytes memory text) internal pure returns (uint256 start, uint256 end) {
         assembly ("memory-safe") {
-            start := text.offset
-            end := add(start, text.length)
+            start := add(text, 0x20)
+            end := add(start, mload(text))
         }
     }
 
     /// @notice Reads the word at a position.
     function word(uint256 position) internal pure returns (uint256 value) {
         assembly ("memory-safe") {
-            value := calldataload(position)
+            value := mload(position)
         }
     }
 
@@ -44,9 +44,7 @@ library Text {
     function expectHash(uint256 position, bytes32 hash, uint256 size) internal pure returns (uint256) {
         bytes32 found;
         assembly ("memory-safe") {
-            let copy := mload(0x40)
-            calldatacopy(copy, position, size)
-            found := keccak256(copy, size)
+            found := keccak256(position, size)
         }
         require(found == hash, UnexpectedText());
         return position + size;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
+import {Packing} from "./Packing.sol";
 import {Test} from "./Test.sol";
 import {MeasurementPolicy} from "../MeasurementPolicy.sol";
 import {RunnerRegistry} from "../RunnerRegistry.sol";
 import {DataStore} from "../attestation/DataStore.sol";
 import {Der} from "../attestation/Der.sol";
+import {PackedText} from "../attestation/PackedText.sol";
 import {Tcb} from "../attestation/Tcb.sol";
 import {Text} from "../attestation/Text.sol";
 import {VerifierSet} from "../attestation/VerifierSet.sol";
@@ -24,23 +26,23 @@ contract AttestationHarness {
         return Der.time(der);
     }
 
-    function textNumber(bytes calldata text) external pure returns (uint256 value, uint256 read) {
+    function textNumber(bytes memory text) external pure returns (uint256 value, uint256 read) {
         (uint256 start,) = Text.bounds(text);
         (value, read) = Text.number(start);
         read -= start;
     }
 
-    function textHexadecimal(bytes calldata text, uint256 size) external pure returns (uint256 value) {
+    function textHexadecimal(bytes memory text, uint256 size) external pure returns (uint256 value) {
         (uint256 start,) = Text.bounds(text);
         (value,) = Text.hexadecimal(start, size);
     }
 
-    function textTime(bytes calldata text) external pure returns (uint256 unix) {
+    function textTime(bytes memory text) external pure returns (uint256 unix) {
         (uint256 start,) = Text.bounds(text);
         (unix,) = Text.time(start);
     }
 
-    function find(bytes calldata text, bytes1 character) external pure returns (uint256) {
+    function find(bytes memory text, bytes1 character) external pure returns (uint256) {
         (uint256 start, uint256 end) = Text.bounds(text);
         return Text.find(start, end, uint8(character)) - start;
     }
@@ -55,6 +57,12 @@ contract AttestationHarness {
 
     function moduleStatus(bytes calldata table, bytes16 teeTcbSvn) external pure returns (uint256) {
         return Tcb.moduleStatus(table, teeTcbSvn);
+    }
+
+    /// @dev What follows in memory must not be what was unpacked, nor stand before it.
+    function unpack(bytes calldata packed) external pure returns (bytes memory text, bytes memory after_) {
+        text = PackedText.unpack(packed);
+        after_ = new bytes(64);
     }
 
     function store(bytes calldata data) external returns (bytes memory) {
@@ -183,6 +191,106 @@ contract AttestationReadersTest is Test {
 
     function testFuzz_store_givesBack(bytes calldata data) public {
         assertEq(keccak256(harness.store(data)), keccak256(data));
+    }
+}
+
+contract PackedTextTest is Test {
+    uint256 private constant WORDS = 2688;
+
+    AttestationHarness private harness = new AttestationHarness();
+
+    function refused(bytes memory packed) private view {
+        try harness.unpack(packed) {
+            revert("was taken");
+        } catch (bytes memory reason) {
+            assertEq(bytes32(reason), bytes32(PackedText.PackedTextMalformed.selector));
+        }
+    }
+
+    function unpacked(bytes memory packed) private view returns (bytes memory text) {
+        bytes memory after_;
+        (text, after_) = harness.unpack(packed);
+        assertEq(keccak256(after_), keccak256(new bytes(64)));
+    }
+
+    /// @dev Draws sound steps, and writes the text they mean byte by byte.
+    function testFuzz_unpack_meansWhatTheStepsSay(bytes[5] memory literals, uint16[5] memory sources, uint16[5] memory sizes)
+        public
+        view
+    {
+        bytes memory all = unpacked(Packing.step("", 0, WORDS > 2047 ? 2047 : WORDS));
+        all = abi.encodePacked(all, unpacked(Packing.step("", 2047, WORDS - 2047)));
+        assertEq(all.length, WORDS);
+        bytes memory packed;
+        for (uint256 i = 0; i < 5; i++) {
+            bytes memory literal = literals[i];
+            if (literal.length > 31) {
+                assembly {
+                    mstore(literal, 31)
+                }
+            }
+            all = abi.encodePacked(all, literal);
+            uint256 size = sizes[i] % 2048;
+            uint256 source = sources[i] % (all.length - size + 1);
+            packed = abi.encodePacked(packed, Packing.step(literal, source, size));
+            bytes memory run = new bytes(size);
+            for (uint256 j = 0; j < size; j++) run[j] = all[source + j];
+            all = abi.encodePacked(all, run);
+        }
+        bytes memory text = unpacked(packed);
+        assertEq(text.length, all.length - WORDS);
+        for (uint256 i = 0; i < text.length; i++) require(text[i] == all[WORDS + i], "another byte");
+    }
+
+    function testFuzz_unpack_anyBytesLiterally(bytes calldata text) public view {
+        assertEq(keccak256(unpacked(Packing.literally(text))), keccak256(text));
+    }
+
+    /// @dev Bytes nobody packed are either refused or give a text no longer than their steps say, at a price their length bounds.
+    function testFuzz_unpack_boundsAnything(bytes calldata packed) public view {
+        uint256 before = gasleft();
+        try harness.unpack(packed) returns (bytes memory text, bytes memory) {
+            require(text.length <= (packed.length / 4) * (31 + 2047), "longer than it can be");
+        } catch (bytes memory reason) {
+            assertEq(bytes32(reason), bytes32(PackedText.PackedTextMalformed.selector));
+        }
+        require(before - gasleft() < 30_000 + 1_000 * packed.length, "dear");
+    }
+
+    function test_unpack_nothing() public view {
+        assertEq(unpacked("").length, 0);
+    }
+
+    /// @dev Cut anywhere but between two steps, a packed text is refused, whatever follows it in the call.
+    function test_unpack_refusesWhatIsCutShort() public view {
+        bytes memory whole = abi.encodePacked(Packing.step("{ }", 0, 40), Packing.step("", WORDS, 43), Packing.step("end", 0, 0));
+        assertEq(unpacked(whole).length, 3 + 40 + 43 + 3);
+        for (uint256 size = 1; size < whole.length; size++) {
+            if (size == 7 || size == 11) continue;
+            bytes memory cut = new bytes(size);
+            for (uint256 i = 0; i < size; i++) cut[i] = whole[i];
+            refused(cut);
+        }
+    }
+
+    function test_unpack_refusesTrailingBytes() public view {
+        for (uint256 extra = 1; extra < 4; extra++) {
+            refused(abi.encodePacked(Packing.step("{ }", 0, 40), new bytes(extra)));
+        }
+    }
+
+    /// @dev A run lies whole before what it writes: not one byte of it may be its own.
+    function test_unpack_refusesARunThatIsNotWritten() public view {
+        assertEq(unpacked(Packing.step("ab", WORDS, 2)).length, 4);
+        refused(Packing.step("ab", WORDS, 3));
+        refused(Packing.step("ab", WORDS + 1, 2));
+        refused(Packing.step("ab", WORDS + 2, 1));
+        refused(Packing.step("", WORDS, 1));
+        refused(Packing.step("", 0xffff, 1));
+        refused(Packing.step("", 0xffff, 0x7ff));
+        // A sound step after it does not make up for it.
+        refused(abi.encodePacked(Packing.step("ab", WORDS + 1, 2), Packing.step("cd", 0, 2)));
+        assertEq(keccak256(unpacked(Packing.step("ab", WORDS + 2, 0))), keccak256("ab"));
     }
 }
 

@@ -2,6 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {Asn1, Evidence} from "./Evidence.sol";
+import {Packing} from "./Packing.sol";
 import {Wallet} from "./Test.sol";
 import {Protocol} from "../Protocol.sol";
 import {RunnerRegistry} from "../RunnerRegistry.sol";
@@ -121,12 +122,12 @@ abstract contract Vendor is Evidence {
 
     function infoCall(string memory text, string memory signer) internal view returns (bytes memory) {
         (bytes32 r, bytes32 s) = signP256(signer, bytes(text));
-        return abi.encodeCall(registry.postTcbInfo, (signerOf(signer), bytes(text), r, s));
+        return abi.encodeCall(registry.postTcbInfo, (signerOf(signer), Packing.literally(bytes(text)), r, s));
     }
 
     function identityCall(string memory text, string memory signer) internal view returns (bytes memory) {
         (bytes32 r, bytes32 s) = signP256(signer, bytes(text));
-        return abi.encodeCall(registry.postQeIdentity, (signerOf(signer), bytes(text), r, s));
+        return abi.encodeCall(registry.postQeIdentity, (signerOf(signer), Packing.literally(bytes(text)), r, s));
     }
 
     string internal constant DATES = '"issueDate":"2026-05-25T00:00:00Z","nextUpdate":"2026-06-24T00:00:00Z';

@@ -3,7 +3,6 @@ import { type Address, decodeFunctionData, encodeDeployData, encodeFunctionData,
 import { anvil } from 'viem/chains'
 import { runnerRegistryAbi } from '../../contracts/abi.ts'
 import { startChain } from '../../dev/chain.ts'
-import { buildContracts } from '../../dev/contracts.ts'
 import { developmentKey } from '../../dev/keys.ts'
 import { walletOf } from '../../dev/marketplace.ts'
 import {
@@ -22,6 +21,7 @@ import { encodeStatement } from '../../protocol/evidence/statement.ts'
 import { parseCertificate, parsePem } from '../../protocol/evidence/x509.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { registrationDigest } from '../../protocol/registration.ts'
+import { testContracts } from './compiled.ts'
 import { signerOf } from './setup.ts'
 
 /** Opens a chain whose clock stands where a recorded quote's does, and a registry that trusts `rootDer` and takes quotes with this report data. */
@@ -34,7 +34,7 @@ export async function openRecorded({
   rootDer: Uint8Array
   reportData: Hex
 }) {
-  const { abi, bytecode } = buildContracts(undefined, ['test/contracts/RecordedQuotes.sol']).RecordedQuotes!
+  const { abi, bytecode } = testContracts().RecordedQuotes!
   // The chain's clock runs while collateral is posted, and quotes are judged at `now` or seconds after.
   const chain = await startChain({ genesisTime: now })
   const { publicClient, testClient, rpcUrl } = chain

@@ -32,6 +32,10 @@ export class Batcher<T> {
   readonly #elapsed: () => number
   readonly #share = new Share()
   #lanes = 0
+  /** Runs under way. */
+  #running = 0
+  /** Rows for each of the runs that start in this turn of the loop. */
+  #portion: number | null = null
 
   constructor(deps: BatcherDeps<T>) {
     this.#deps = deps
@@ -53,10 +57,11 @@ export class Batcher<T> {
     // One turn of the loop lets a message's jobs arrive together; it adds no timer.
     await Promise.resolve()
     let finishing: Promise<void> = Promise.resolve()
-    let begun = this.#begin(this.#lanes === 1)
+    let begun = this.#begin(true)
     while (begun) {
       const { late, jobs, outcome } = begun
       const result = await outcome
+      this.#running--
       // The engine has its next run while the answers of the last are dealt with; of those no more than one set waits.
       begun = this.#begin()
       for await (const results of this.#resultsOf(late, jobs, result)) {
@@ -69,13 +74,13 @@ export class Batcher<T> {
   }
 
   /** Takes jobs from the queue and starts their run; null when there are none. */
-  #begin(fromRest = false): Begun<T> | null {
+  #begin(first = false): Begun<T> | null {
     if (this.#queue.length === 0) return null
     const { now } = this.#deps
     const most = this.#deps.batchSizes.at(-1) ?? 1
-    const atHand = fromRest ? this.#rowsAtHand(most) : 0
-    const way = atHand > 0 ? this.#share.start(atHand, this.#elapsed()) : 'whole'
-    const group = this.#take(way === 'halves' ? Math.ceil(atHand / 2) : most)
+    const plan = first ? this.#plan(most) : { rows: most, trial: false }
+    const group = this.#take(Math.min(most, plan.rows))
+    this.#running++
     // Started late, a run would only be killed at once, and the process with it.
     const late = group.filter(({ deadline }) => deadline <= now())
     const jobs = late.length > 0 ? group.filter((job) => !late.includes(job)) : group
@@ -84,7 +89,7 @@ export class Batcher<T> {
       if (jobs.length === 1) return this.#runAlone(jobs[0]!)
       const latest = jobs.reduce((most, { deadline }) => Math.max(most, deadline), 0)
       const feeds = joinFeeds(jobs.map((job) => job.feeds))
-      return way === 'trial' ? this.#runInHalves(feeds, latest) : this.#run(feeds, latest - now())
+      return plan.trial ? this.#runInHalves(feeds, latest) : this.#run(feeds, latest - now())
     }
     const outcome = start().then(
       (outputs) => ({ outputs }),
@@ -121,12 +126,23 @@ export class Batcher<T> {
     return joinFeeds(halves)
   }
 
-  /** Counts the rows waiting if one run could take them all; 0 otherwise. */
-  #rowsAtHand(most: number): number {
-    if (this.#queue.length > most) return 0
+  /** Plans the runs that lanes start in this turn of the loop: where they can take all that waits, they share it. */
+  #plan(most: number): { rows: number; trial: boolean } {
+    if (this.#portion !== null) return { rows: this.#portion, trial: false }
+    const lanes = (this.#deps.parallel ?? 1) - this.#running
     let rows = 0
     for (const job of this.#queue) rows += rowsOf(job)
-    return rows <= most ? rows : 0
+    const resting = this.#running === 0
+    const plan =
+      rows > most * lanes
+        ? { rows: most, trial: false }
+        : this.#share.plan({ rows, lanes, resting, at: this.#elapsed() })
+    this.#portion = plan.rows
+    // Lanes that start now were woken before this, so they come first.
+    queueMicrotask(() => {
+      this.#portion = null
+    })
+    return plan
   }
 
   /** Takes the oldest job, and with it as many that can share its run as a size that was tried allows, at most `most` rows unless it has more. */

@@ -11,9 +11,10 @@ const staleAfter = 256
 type Estimate = { ms: number; values: number; at: number }
 
 /**
- * Decides how many of the rows at hand the first run after a rest takes. When buyers wait for answers before they ask again, all jobs meet in
- * one run, and engine and everything around it take turns: each rests while the other works. Taken in two halves they overlap from then on,
- * which pays where a half costs little more than half the time. Whether it does is measured: runs by their size, and the rests between them.
+ * Decides how many of the rows at hand a run takes that is not the only one who could. Executors that have nothing to do share them, where a
+ * run is long enough to be worth another. And when buyers wait for answers before they ask again, all
+ * jobs meet in one run, and engine and everything around it take turns: each rests while the other works. Taken in two halves they overlap from
+ * then on, which pays where a half costs little more than half the time. Whether it does is measured: runs by size, and rests between them.
  */
 export class Share {
   readonly #runs: (Estimate | undefined)[] = []
@@ -34,8 +35,23 @@ export class Share {
     this.#restedSince = at
   }
 
-  /** Decides about a start from rest with so many rows: all of them at once, in two runs whose answers go out as they come, or in two runs to see what they cost. */
-  start(rows: number, at: number): 'whole' | 'halves' | 'trial' {
+  /** Decides how many of the rows at hand each run now starting takes, where `lanes` can start; `resting` where none is under way. A trial is a run in two parts. */
+  plan({ rows, lanes, resting, at }: { rows: number; lanes: number; resting: boolean; at: number }): {
+    rows: number
+    trial: boolean
+  } {
+    const each = lanes > 1 && this.#isLong(rows) ? Math.ceil(rows / lanes) : rows
+    const way = resting ? this.#start(each, at) : 'whole'
+    return { rows: way === 'halves' ? Math.ceil(each / 2) : each, trial: way === 'trial' }
+  }
+
+  /** Tells whether a run of so many rows takes long enough to be worth two; one of fewer rows takes no longer. */
+  #isLong(rows: number): boolean {
+    const known = this.#runs.slice(0, sizeOf(rows) + 1).findLast((run) => run !== undefined)
+    return known !== undefined && known.ms >= shortestMs
+  }
+
+  #start(rows: number, at: number): 'whole' | 'halves' | 'trial' {
     this.#starts++
     // A rest much longer than a run is nobody's waiting for answers: there was nothing to do.
     const whole = this.#runs[sizeOf(rows)]?.ms ?? 0

@@ -4,7 +4,17 @@ import { Share } from '../../../gpu-runner/engine/share.ts'
 import type { Tensor } from '../../../protocol/tensors.ts'
 
 /** Plays buyers who ask again when all are answered, on a clock that moves by what runs and rests take; gives the sizes of the runs. */
-async function lockstep({ run, restMs, rounds }: { run: (rows: number) => number; restMs: number; rounds: number }) {
+async function lockstep({
+  run,
+  restMs,
+  rounds,
+  parallel = 1,
+}: {
+  run: (rows: number) => number
+  restMs: number
+  rounds: number
+  parallel?: number
+}) {
   const sizes: number[] = []
   let clock = 0
   let answered = 0
@@ -24,6 +34,7 @@ async function lockstep({ run, restMs, rounds }: { run: (rows: number) => number
       }
     },
     batchSizes: Array.from({ length: 64 }, (_, index) => index + 1),
+    parallel,
     now: () => 0,
     elapsed: () => clock,
   })
@@ -66,20 +77,35 @@ describe('Share', () => {
     for (let at = 0; at < 100; at += 10) {
       share.ran(8, 5)
       share.rests(at)
-      expect(share.start(8, at + 4)).toBe('whole')
+      expect(share.plan({ rows: 8, lanes: 1, resting: true, at: at + 4 })).toEqual({ rows: 8, trial: false })
     }
   })
 
   test('behavior: what a half costs is tried again after a while, for machines change', () => {
     const share = new Share()
-    const ways = Array.from({ length: 600 }, (_, start) => {
+    const plans = Array.from({ length: 600 }, (_, start) => {
       share.ran(64, 4)
       share.rests(start * 10)
-      const way = share.start(64, start * 10 + 3)
-      if (way === 'trial') share.ran(32, 4)
-      return way
+      const plan = share.plan({ rows: 64, lanes: 1, resting: true, at: start * 10 + 3 })
+      if (plan.trial) share.ran(32, 4)
+      return plan
     })
-    expect(ways.filter((way) => way === 'trial')).toHaveLength(3)
-    expect(ways).not.toContain('halves')
+    expect(plans.filter(({ trial }) => trial)).toHaveLength(3)
+    expect(new Set(plans.map(({ rows }) => rows))).toEqual(new Set([64]))
+  })
+
+  test('behavior: executors with nothing to do share long runs, and leave short ones together', async () => {
+    const long = await lockstep({ run: (rows) => 2 + rows / 16, restMs: 0, rounds: 10, parallel: 4 })
+    expect(long.sizes.slice(-4)).toEqual([16, 16, 16, 16])
+    expect(long.wrong).toEqual([])
+    const short = await lockstep({ run: (rows) => rows / 100, restMs: 0, rounds: 10, parallel: 4 })
+    expect(short.sizes).toEqual(Array(10).fill(64))
+  })
+
+  test('behavior: one that is at work is not counted on', () => {
+    const share = new Share()
+    share.ran(1, 3)
+    expect(share.plan({ rows: 30, lanes: 3, resting: false, at: 0 })).toEqual({ rows: 10, trial: false })
+    expect(share.plan({ rows: 30, lanes: 1, resting: false, at: 0 })).toEqual({ rows: 30, trial: false })
   })
 })

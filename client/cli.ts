@@ -4,16 +4,31 @@ import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import {
   type Account,
+  BaseError,
+  ContractFunctionZeroDataError,
   createPublicClient,
   createWalletClient,
   defineChain,
+  HttpRequestError,
   http,
+  InsufficientFundsError,
   type PublicClient,
+  TimeoutError,
   type WalletClient,
 } from 'viem'
 import { privateKeyToAccount } from 'viem/accounts'
 import { type Bundle, verifyBundle } from '../protocol/bundle.ts'
 import { EncodingError, fromHex, type Hex } from '../protocol/bytes.ts'
+import type { Domain } from '../protocol/eip712.ts'
+import {
+  type Equivocation,
+  type EquivocationJson,
+  equivocationFromJson,
+  judgeEquivocation,
+  type SignedReceipt,
+  type SignedReceiptJson,
+  signedReceiptFromJson,
+} from '../protocol/equivocation.ts'
 import { explainEventLog } from '../protocol/evidence/eventLog.ts'
 import {
   type Check,
@@ -32,9 +47,12 @@ import { readGraph } from '../protocol/onnx/reader.ts'
 import { type PublishedVerdict, replayVerdict } from '../protocol/publishedVerdict.ts'
 import { receiptToJson } from '../protocol/receipt.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
+import { type Terms, termsFromJson } from '../protocol/terms.ts'
 import { Assay } from './assay.ts'
-import { connectEdge, type ModelJson, type Network } from './edge.ts'
-import { EdgeError, JobFailedError, VerificationError } from './errors.ts'
+import { ContractRefusedError } from './chainCall.ts'
+import { type AccountJson, connectEdge, type ModelJson, type Network } from './edge.ts'
+import { findEquivocations, wordsFor } from './equivocations.ts'
+import { EdgeError, EquivocationError, JobFailedError, VerificationError } from './errors.ts'
 import { collectEarnings, depositFromInbox, depositTokens, readBalance } from './escrow.ts'
 import { readEventLog, readEvidenceFiles } from './evidence.ts'
 import { readExternalFiles } from './externalFiles.ts'
@@ -45,6 +63,7 @@ import { publishModel } from './publish.ts'
 import type { Requirements } from './requirements.ts'
 import { createRimSigner, verifyRim } from './rim.ts'
 import { settleFor } from './settleFor.ts'
+import { addStake, collectSlashes, coverReader, readStake, requestStake, slashRunner, withdrawStake } from './stake.ts'
 import { tryModel } from './tryModel.ts'
 import { requestWithdrawal, withdrawDeposit } from './withdraw.ts'
 
@@ -52,14 +71,14 @@ const usage = `assay <command> [--json]
 
   publish <model.onnx> [--name n] [--price p] [--royalty bps] [--card file]   lists a model
   models                                                    lists what is for sale
-  runners                                                   lists the machines and their verdicts
-  buy <model> --input tensors.json [--max-price p] [--bundle file] [--on-behalf-of buyer]   buys one verified inference
-  proxy [--port 8000] [--model m]... [--max-price p] [--budget b] [--keep folder]   serves the Open Inference Protocol here
+  runners                                                   lists the machines, their verdicts and their stakes
+  buy <model> --input tensors.json [--max-price p] [--min-stake s] [--bundle file] [--on-behalf-of buyer]   buys one verified inference
+  proxy [--port 8000] [--model m]... [--max-price p] [--min-stake s] [--budget b] [--keep folder]   serves the Open Inference Protocol here
   verify <bundle.json> [--development-root base64]          checks a kept bundle, offline
   evidence verify <file> [--collateral file]... [--event-log file] [--now unix] [--policy file]   judges a machine's evidence, one row a check
   verdict replay <file or url> [--rim-signer key] [--development-root base64]   judges again what a verifier signed
   rim sign <manifest.xml> --key file [--now unix]           verifies one of NVIDIA's reference manifests and signs its table
-  balance [--of publisher|buyer|provider]                   shows money in wallet and escrow
+  balance [--of publisher|buyer|provider]                   shows money: wallet, deposit, what is reserved for jobs, earnings, stakes
   deposit <amount>                                          deposits for the buyer
   deposit inbox                                             credits what was sent to the buyer's inbox (see balance)
   withdraw [amount]                                         asks an amount of the deposit back; later, without one, takes it out
@@ -67,6 +86,12 @@ const usage = `assay <command> [--json]
   mandate revoke <address>                                  ends that at once
   collect [--of provider|publisher]                         withdraws what was earned
   settle --for <runner> [--minimum amount]                  claims a runner's earnings for its provider, from what its edge kept
+  stake show <runner>                                       shows what is staked on a runner's key, and what of it vouches for a job bought now
+  stake add <runner> <amount>                               stakes on a runner; it belongs to the runner's provider
+  stake request <runner> <amount>                           asks a part back; it can be withdrawn 14 days later, and slashed until then
+  stake withdraw <runner>                                   takes it out
+  stake collect [--of buyer|provider|publisher]             withdraws what slashes owe
+  slash <proof.json> | <bundle.json> [<bundle.json>] [--check]   reports a runner that signed two answers to one job; one bundle is compared with the edge's record
 
 Prices and amounts are in the token's smallest unit. A model is named by digest, owner/name or name.
 Settings: ASSAY_EDGE, ASSAY_RPC, ASSAY_KEY, ASSAY_DEVELOPMENT_ROOT, ASSAY_PROXY_TOKEN; without them, the marketplace that \`npm start\` left up.
@@ -119,19 +144,36 @@ const loopback = ['127.0.0.1', 'localhost', '::1']
 const edgeUrl = () => setting('ASSAY_EDGE', state?.edge)
 const edge = () => connectEdge(edgeUrl())
 
-function wallet(party: string, chainId: number) {
+function chainOf(chainId: number) {
   const rpc = setting('ASSAY_RPC', state?.rpc)
-  const chain = defineChain({
+  if (!URL.canParse(rpc)) throw new UsageError('ASSAY_RPC is no address: http://… or https://….')
+  return defineChain({
     id: chainId,
     name: 'chain',
     nativeCurrency: { name: 'Ether', symbol: 'ETH', decimals: 18 },
     rpcUrls: { default: { http: [rpc] } },
   })
+}
+
+/** Reads the chain without a key. */
+const reader = (chainId: number) =>
+  createPublicClient({ chain: chainOf(chainId), transport: http(), pollingInterval: 200 }) as PublicClient
+
+function wallet(party: string, chainId: number) {
   const account = privateKeyToAccount(keyOf(party))
   return {
-    publicClient: createPublicClient({ chain, transport: http(rpc), pollingInterval: 200 }) as PublicClient,
-    wallet: createWalletClient({ account, chain, transport: http(rpc) }) as WalletClient & { account: Account },
+    publicClient: reader(chainId),
+    wallet: createWalletClient({ account, chain: chainOf(chainId), transport: http() }) as WalletClient & {
+      account: Account
+    },
   }
+}
+
+/** Names what a call to the stakes takes, for a party's wallet. */
+async function stakesOf(party: string) {
+  const { stake, token, chainId, escrow } = await edge().json<Network>('/v1/network')
+  if (!stake) throw new UsageError('Nobody can stake here: the edge names no contract of stakes.')
+  return { access: { ...wallet(party, chainId), contracts: { stake, token } }, domain: { chainId, escrow } }
 }
 
 function amount(text: string | undefined, what: string): bigint {
@@ -148,11 +190,13 @@ function addressOf(text: string | undefined, what: string): Hex {
 
 /** Makes the SDK for the wallet of ASSAY_KEY, spending another's deposit where that one gave it a mandate. */
 function buyerOf(at: string, network: Network, onBehalfOf?: string): Assay {
+  const { stake } = network
   return new Assay({
     edge: at,
     signer: createSigner(fromHex(keyOf('buyer'), 32)),
     network,
     roots: rootsFor(network.chainId),
+    ...(stake ? { coverOf: (runner, until) => coverReader(reader(network.chainId), stake)(runner, until) } : {}),
     ...(onBehalfOf === undefined ? {} : { onBehalfOf: addressOf(onBehalfOf, '--on-behalf-of') }),
   })
 }
@@ -217,6 +261,8 @@ const options = {
   cap: { type: 'string' },
   'channel-cap': { type: 'string' },
   days: { type: 'string' },
+  'min-stake': { type: 'string' },
+  check: { type: 'boolean', default: false },
 } as const
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof options; allowPositionals: true }>>['values']
@@ -224,7 +270,16 @@ type Outcome = { result: unknown; lines: string[]; exit?: number }
 
 const marks = { passed: '✓', failed: '✗', unknown: '?' }
 
-const commands: Record<string, (argument: string | undefined, values: Values) => Promise<Outcome>> = {
+/** Says what a buyer requires of a machine by its flags. */
+const requiredBy = (values: Values): Requirements =>
+  values['min-stake'] === undefined ? {} : { minStake: amount(values['min-stake'], '--min-stake').toString() }
+
+/** Commands that take two words more. */
+const takesTwo = new Set(['stake add', 'stake request', 'slash'])
+
+type Command = (argument: string | undefined, values: Values, second: string | undefined) => Promise<Outcome>
+
+const commands: Record<string, Command> = {
   async publish(path, values) {
     const graph = new Uint8Array(file(path, 'the ONNX file to publish'))
     const connection = edge()
@@ -274,11 +329,12 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
       models: string[]
       validUntil: string
       verdict: { verdict: string; tee: string; root: string; tcbStatus: string }
+      stake: { cover: string; slashed: boolean } | null
     }
     const { runners } = await edge().json<{ runners: Row[] }>('/v1/runners?limit=100')
     const lines = runners.map(
-      ({ signer, online, models, verdict }) =>
-        `${signer}  ${online ? 'online ' : 'offline'}  ${verdict.verdict} (${verdict.tee}, ${verdict.root} root, ${verdict.tcbStatus})  ${models.length} models`,
+      ({ signer, online, models, verdict, stake }) =>
+        `${signer}  ${online ? 'online ' : 'offline'}  ${verdict.verdict} (${verdict.tee}, ${verdict.root} root, ${verdict.tcbStatus})  ${models.length} models${stake ? `  ${stake.slashed ? 'slashed' : `stake ${stake.cover}`}` : ''}`,
     )
     return { result: runners, lines }
   },
@@ -288,11 +344,10 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
     const tensors = tensorsFromJson(json(values.input, 'the tensors with --input'))
     const network = await edge().json<Network>('/v1/network')
     const buyer = buyerOf(edgeUrl(), network, values['on-behalf-of'])
-    const answer = await buyer.infer(
-      reference,
-      tensors,
-      values['max-price'] ? { maxPrice: amount(values['max-price'], '--max-price') } : {},
-    )
+    const answer = await buyer.infer(reference, tensors, {
+      ...(values['max-price'] ? { maxPrice: amount(values['max-price'], '--max-price') } : {}),
+      requirements: requiredBy(values),
+    })
     if (values.bundle) writeFileSync(values.bundle, `${JSON.stringify(answer.bundle({ reveal: true }), null, 2)}\n`)
     const outputs = answer.outputs.map(tensorToJson)
     const { verdict } = answer
@@ -330,7 +385,10 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
       hosts: values['allow-host'] ?? [],
       ...(values['max-price'] ? { maxPrice: amount(values['max-price'], '--max-price') } : {}),
       ...(values.budget ? { budget: amount(values.budget, '--budget') } : {}),
-      ...(values.require ? { requirements: json(values.require, 'requirements') as Requirements } : {}),
+      requirements: {
+        ...(values.require ? (json(values.require, 'requirements') as Requirements) : {}),
+        ...requiredBy(values),
+      },
       ...(token ? { token } : {}),
       ...(keep === undefined
         ? {}
@@ -458,10 +516,104 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
   async balance(_, values) {
     const network = await edge().json<Network>('/v1/network')
     const { publicClient, wallet: own } = wallet(values.of ?? 'buyer', network.chainId)
-    const balance = await readBalance({ publicClient, contracts: network, address: own.account.address })
+    const { address } = own.account
+    const [held, { reservedFor, earnings, stake, ...account }] = await Promise.all([
+      readBalance({ publicClient, contracts: network, address }),
+      edge().json<AccountJson>(`/v1/accounts/${address.toLowerCase()}`),
+    ])
+    const balance = {
+      ...account,
+      address,
+      wallet: held.wallet,
+      inbox: held.inbox,
+      unsettled: reservedFor?.unsettled ?? null,
+      leased: reservedFor?.leased ?? null,
+      earnings: earnings.withdrawable,
+      undivided: earnings.undivided,
+      staked: stake?.amount ?? null,
+      stakeRequested: stake?.requested ?? null,
+      owedBySlashes: stake?.owedBySlashes ?? null,
+    }
     return {
       result: balance,
-      lines: Object.entries(balance).map(([name, value]) => `${name.padEnd(20)}${value ?? '-'}`),
+      lines: Object.entries(balanceWords).map(
+        ([name, text]) => `${text.padEnd(44)}${balance[name as keyof typeof balance] ?? '-'}`,
+      ),
+    }
+  },
+
+  async 'stake show'(text) {
+    const runner = addressOf(text, 'stake show')
+    const { stake, token, chainId } = await edge().json<Network>('/v1/network')
+    if (!stake) throw new UsageError('Nobody can stake here: the edge names no contract of stakes.')
+    const shown = await readStake({ publicClient: reader(chainId), contracts: { stake, token } }, runner)
+    return { result: shown, lines: rowsOf(shown) }
+  },
+
+  async 'stake add'(text, values, second) {
+    const runner = addressOf(text, 'stake add')
+    const value = amount(second, 'stake add <runner> <amount>')
+    const { access } = await stakesOf(values.of ?? 'provider')
+    const transaction = await addStake(access, runner, value)
+    return {
+      result: { transaction, runner, amount: value.toString() },
+      lines: [`staked ${value} on ${runner} in ${transaction}`],
+    }
+  },
+
+  async 'stake request'(text, values, second) {
+    const runner = addressOf(text, 'stake request')
+    const value = amount(second, 'stake request <runner> <amount>')
+    const { access } = await stakesOf(values.of ?? 'provider')
+    const { withdrawableAt } = await requestStake(access, runner, value)
+    const from = withdrawableAt?.toISOString() ?? null
+    return {
+      result: { runner, requested: value.toString(), withdrawableAt: from },
+      lines: [
+        from
+          ? `asked ${value} back; \`assay stake withdraw ${runner}\` takes it out from ${from}`
+          : 'nothing is asked back any more',
+      ],
+    }
+  },
+
+  async 'stake withdraw'(text, values) {
+    const runner = addressOf(text, 'stake withdraw')
+    const { access } = await stakesOf(values.of ?? 'provider')
+    const taken = await withdrawStake(access, runner)
+    return { result: { runner, amount: taken.toString() }, lines: [`withdrew ${taken}`] }
+  },
+
+  async 'stake collect'(_, values) {
+    const { access } = await stakesOf(values.of ?? 'buyer')
+    const taken = await collectSlashes(access)
+    return {
+      result: { amount: taken.toString() },
+      lines: [taken > 0n ? `withdrew ${taken}` : 'no slash owes this address anything'],
+    }
+  },
+
+  async slash(path, values, other) {
+    const { chainId, escrow, stake, token } = await edge().json<Network>('/v1/network')
+    const domain = { chainId, escrow: escrow.toLowerCase() as Hex }
+    const equivocation = await equivocationIn(path, other, domain)
+    const judged = judgeEquivocation(domain, equivocation)
+    if (!judged.proven) {
+      const { reason, detail } = judged.refusal
+      return { result: { proven: false, reason, detail }, lines: [`not proven: ${reason}: ${detail}`], exit: 1 }
+    }
+    const { runner, channel, job, differs } = judged
+    const proof = { proven: true, runner, channel, job: job.toString(), differs }
+    if (values.check) return { result: proof, lines: [wordsFor(equivocation)] }
+    if (!stake) throw new UsageError('Nobody can stake here: the edge names no contract of stakes.')
+    const access = { ...wallet(values.of ?? 'buyer', chainId), contracts: { stake, token } }
+    const { transaction, toBuyer, toReporter, burned } = await slashRunner(access, equivocation)
+    return {
+      result: { ...proof, transaction, toBuyer: `${toBuyer}`, toReporter: `${toReporter}`, burned: `${burned}` },
+      lines: [
+        `${runner} answered job ${job} of channel ${channel} twice and is slashed in ${transaction}`,
+        `${toBuyer} for buyer ${equivocation.terms.buyer}, ${toReporter} for ${access.wallet.account.address}, ${burned} to burn; \`assay stake collect\` withdraws`,
+      ],
     }
   },
 
@@ -564,6 +716,55 @@ const commands: Record<string, (argument: string | undefined, values: Values) =>
   },
 }
 
+/** Words the rows of a balance. */
+const balanceWords = {
+  address: 'address',
+  wallet: 'in the wallet',
+  deposit: 'deposited',
+  available: 'of it, free to spend',
+  reserved: 'of it, reserved for jobs',
+  unsettled: '  done and not claimed yet',
+  leased: '  lent to the mailboxes of runners',
+  requested: 'of it, asked back',
+  withdrawableAt: '  which can be withdrawn from',
+  earnings: 'earned (`assay collect`)',
+  undivided: 'earned, in pots to be divided first',
+  staked: 'staked on own runners',
+  stakeRequested: 'of it, asked back',
+  owedBySlashes: 'owed by slashes (`assay stake collect`)',
+  inbox: 'tokens sent here can be deposited',
+} as const
+
+const rowsOf = (fields: object) => Object.entries(fields).map(([name, value]) => `${name.padEnd(20)}${value ?? '-'}`)
+
+/** Finds two answers to one job: in one file of proof, in two kept bundles, or in one bundle and what the edge shows of its channel. Throws UsageError where there are none. */
+async function equivocationIn(
+  path: string | undefined,
+  other: string | undefined,
+  domain: Domain,
+): Promise<Equivocation> {
+  const kept = json(path, 'a proof, or a kept bundle') as { format?: string } | null
+  if (kept?.format === 'assay-equivocation-1') return equivocationFromJson(kept as EquivocationJson)
+  const { terms, first } = receiptIn(kept, path!)
+  if (other !== undefined) {
+    const { first: second } = receiptIn(json(other, 'the other bundle'), other)
+    return { terms, first, second }
+  }
+  const receipts = new Map([[first.receipt.job, first]])
+  const [found] = await findEquivocations(edge(), domain, { terms, receipts })
+  if (found) return found
+  throw new UsageError(
+    `The edge shows no other answer to job ${first.receipt.job} of this channel. If you have one, name its bundle too.`,
+  )
+}
+
+function receiptIn(kept: unknown, path: string): { terms: Terms; first: SignedReceipt } {
+  const { format, terms } = (kept ?? {}) as Partial<Bundle>
+  if (format !== 'assay-bundle-1' || !terms)
+    throw new UsageError(`${path} is neither a kept bundle (\`assay buy --bundle\`) nor a proof of two answers.`)
+  return { terms: termsFromJson(terms), first: signedReceiptFromJson(kept as SignedReceiptJson) }
+}
+
 /** Gives the four registers that an event log explains, where a verdict has them. */
 function measured({ measurement }: Verdict): Uint8Array[] | null {
   const registers = [0, 1, 2, 3].map((index) => measurement?.[`rtmr${index}`])
@@ -598,16 +799,41 @@ function checkLine({ check, status, compared, with: against, from, detail }: Che
   return `${marks[status]} ${check}: ${compared} with ${against} (from ${from})${detail && status !== 'passed' ? `: ${detail}` : ''}`
 }
 
-function explain(error: unknown): { code: string; message: string; exit: number } {
+function explain(error: unknown): { code: string; message: string; exit: number; proof?: EquivocationJson } {
   if (error instanceof UsageError) return { code: 'usage', message: error.message, exit: 2 }
   if (error instanceof Refused) return { code: error.refusal.reason, message: error.message, exit: 1 }
   if (error instanceof VerificationError) return { code: error.reason, message: error.message, exit: 1 }
+  if (error instanceof EquivocationError)
+    return { code: error.reason, message: error.message, exit: 1, proof: error.proof }
   if (error instanceof EdgeError) return { code: error.code, message: error.message, exit: 1 }
   if (error instanceof JobFailedError)
     return { code: 'job_failed', message: `${error.message} Nothing was charged.`, exit: 1 }
+  if (error instanceof ContractRefusedError) return { code: error.reason, message: error.message, exit: 1 }
+  // What viem says in full names the address of the node, which may hold a key.
+  if (error instanceof BaseError) return chainTrouble(error)
   if (error instanceof EncodingError || error instanceof Error)
     return { code: 'failed', message: error.message, exit: 1 }
   return { code: 'failed', message: String(error), exit: 1 }
+}
+
+/** Words what the chain's node did, or why the wallet cannot send. */
+function chainTrouble(error: BaseError): { code: string; message: string; exit: number } {
+  const away = error.walk((cause) => cause instanceof HttpRequestError || cause instanceof TimeoutError)
+  if (away)
+    return {
+      code: 'chain_away',
+      message: 'The node at ASSAY_RPC does not answer. Is it up, and the address right?',
+      exit: 1,
+    }
+  if (error.walk((cause) => cause instanceof InsufficientFundsError))
+    return { code: 'no_gas', message: "The wallet cannot pay for gas: send it some of the chain's own coin.", exit: 1 }
+  if (error.walk((cause) => cause instanceof ContractFunctionZeroDataError))
+    return {
+      code: 'no_contract',
+      message: 'There is no such contract at the node at ASSAY_RPC: it is of another chain than the edge, or behind.',
+      exit: 1,
+    }
+  return { code: 'failed', message: error.shortMessage, exit: 1 }
 }
 
 let asJson = process.argv.includes('--json')
@@ -621,23 +847,24 @@ try {
   const words = parsed.positionals
   const wordsOfCommand = words.length > 1 && `${words[0]} ${words[1]}` in commands ? 2 : 1
   const command = words.length === 0 ? undefined : words.slice(0, wordsOfCommand).join(' ')
-  const [argument, ...more] = words.slice(wordsOfCommand)
+  const [argument, second, ...more] = words.slice(wordsOfCommand)
   asJson = parsed.values.json ?? false
   if (parsed.values.help) {
     process.stdout.write(usage)
     process.exit(0)
   }
   const run = command === undefined ? undefined : commands[command]
-  if (!run || more.length > 0)
+  if (!run || more.length > 0 || (second !== undefined && !takesTwo.has(command!)))
     throw new UsageError(
       `${command ? `"${parsed.positionals.join(' ')}" is not a command.` : 'Name a command.'}\n\n${usage}`,
     )
-  const { result, lines, exit = 0 } = await run(argument, parsed.values)
+  const { result, lines, exit = 0 } = await run(argument, parsed.values, second)
   process.stdout.write(asJson ? `${JSON.stringify(result)}\n` : `${lines.join('\n')}\n`)
   process.exitCode = exit
 } catch (error) {
-  const { code, message, exit } = explain(error)
-  if (asJson) process.stdout.write(`${JSON.stringify({ error: { code, message } })}\n`)
+  const { exit, ...told } = explain(error)
+  const { message } = told
+  if (asJson) process.stdout.write(`${JSON.stringify({ error: told })}\n`)
   process.stderr.write(`${message}\n`)
   process.exitCode = exit
 }

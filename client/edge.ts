@@ -25,6 +25,19 @@ export type Network = {
   developmentRoots: boolean
 }
 
+/** Holds an address's money as the edge gives it, in the token's smallest unit; what it does not know is null. */
+export type AccountJson = {
+  address: Hex
+  deposit: string
+  available: string
+  reserved: string
+  reservedFor: { unsettled: string; leased: string } | null
+  requested: string
+  withdrawableAt: string | null
+  earnings: { withdrawable: string; undivided: string | null }
+  stake: { amount: string; requested: string; owedBySlashes: string } | null
+}
+
 /** Holds a listing as the edge gives it. */
 export type ModelJson = {
   digest: Hex

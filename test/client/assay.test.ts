@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { Assay } from '../../client/assay.ts'
+import { EquivocationError } from '../../client/errors.ts'
 import { developmentKey } from '../../dev/keys.ts'
 import { createDevelopmentTee } from '../../gpu-runner/tee/development.ts'
 import { batchDigest } from '../../protocol/batch.ts'
@@ -7,6 +8,7 @@ import { type Bundle, verifyBundle } from '../../protocol/bundle.ts'
 import { fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
 import type { Domain } from '../../protocol/eip712.ts'
 import { createEnvelope, direction, type Envelope, envelopeInfo, envelopeKeys } from '../../protocol/envelope.ts'
+import { equivocationFromJson, judgeEquivocation, signedReceiptToJson } from '../../protocol/equivocation.ts'
 import { collateralToJson, defaultPolicy, evidenceToJson } from '../../protocol/evidence/index.ts'
 import { parseTdxQuote, tdxWorkload } from '../../protocol/evidence/quote.ts'
 import { developmentRoots } from '../../protocol/evidence/roots.development.ts'
@@ -44,6 +46,9 @@ type Lies = {
   signer?: Signer
   respond?: (attempt: number, request: JobRequest) => Response | 'throw' | undefined
   fail?: boolean
+  /** What the edge shows of a channel's receipts, out of every answer given. */
+  shown?: (answers: JobAnswer[]) => object[]
+  coverOf?: (runner: Hex, until: bigint) => Promise<bigint>
 }
 
 /** Makes an honest edge and runner out of the protocol itself, then lets it lie. */
@@ -103,6 +108,7 @@ async function world(lies: Lies = {}) {
   const honestQuote = tee.quote(reportDataOf(statement))
   const quote = lies.quote?.(honestQuote) ?? honestQuote
   const requests: JobRequest[] = []
+  const answers: JobAnswer[] = []
   const paths: string[] = []
   const envelopes = new Map<string, Envelope>()
   const totals = new Map<string, bigint>()
@@ -152,6 +158,7 @@ async function world(lies: Lies = {}) {
     const { root, proofs } = merkleTree([neighbour, receiptLeaf(answer.receipt)])
     const signed = await (lies.signer ?? runner).sign(batchDigest(lies.domain?.(domain) ?? domain, { root, count: 2 }))
     answer = { ...answer, signature: signed, proof: proofs[1]! }
+    answers.push(answer)
     return lies.answer?.(answer) ?? answer
   }
 
@@ -188,6 +195,8 @@ async function world(lies: Lies = {}) {
       }
       return Response.json({ ...match, ...lies.match?.(match) })
     }
+    if (path.startsWith('/v1/channels/'))
+      return Response.json({ receipts: (lies.shown ?? shownAs)(answers), nextCursor: null })
     if (path.endsWith('/evidence'))
       return Response.json({
         statement: toHex(encodeStatement(statement)),
@@ -210,6 +219,7 @@ async function world(lies: Lies = {}) {
     fetch: fake as typeof fetch,
     now: () => clock.ms,
     sleep: async () => {},
+    ...(lies.coverOf ? { coverOf: lies.coverOf } : {}),
   })
   const strict = new Assay({
     edge: 'http://edge.test',
@@ -219,6 +229,8 @@ async function world(lies: Lies = {}) {
   })
   return { buy, strict, digest, requests, paths, roots, runner, domain, clock }
 }
+
+const shownAs = (answers: JobAnswer[]) => answers.map(signedReceiptToJson)
 
 const problem = (code: string, status: number) =>
   new Response(JSON.stringify({ code, status, detail: code }), {
@@ -414,6 +426,96 @@ describe('Assay.infer', () => {
     expect(requests).toHaveLength(1)
     await buy.infer(digest, [input], { requirements: { tee: 'tdx' } })
     expect(new Set(requests.map(({ channel }) => toHex(channel))).size).toBe(2)
+  })
+
+  describe('a stake that is required', () => {
+    const requirements = { minStake: '500' }
+    test('behavior: is read from the chain, for until the last receipt of the channel is beyond dispute', async () => {
+      const asked: [Hex, bigint][] = []
+      const coverOf = async (runner: Hex, until: bigint) => {
+        asked.push([runner, until])
+        return 500n
+      }
+      const { buy, digest, runner } = await world({ coverOf })
+      const { terms } = await buy.infer(digest, [input], { requirements })
+      expect(asked).toEqual([[runner.address, terms.expiresAt + 604_800n]])
+    })
+    test('attack: the edge names a runner whose stake is less, or could be gone; nothing is sealed', async () => {
+      const { buy, digest, requests } = await world({ coverOf: async () => 499n })
+      await expect(buy.infer(digest, [input], { requirements })).rejects.toMatchObject({
+        reason: 'requirements_unmet',
+        message: expect.stringContaining('vouches for 499'),
+      })
+      expect(requests).toHaveLength(0)
+    })
+    test('refusal: nobody can say, since no chain was given', async () => {
+      const { buy, digest, requests } = await world()
+      await expect(buy.infer(digest, [input], { requirements })).rejects.toMatchObject({
+        reason: 'requirements_unmet',
+        message: expect.stringContaining('coverOf'),
+      })
+      expect(requests).toHaveLength(0)
+    })
+  })
+
+  describe('a runner that answers a job twice', () => {
+    const twice = (a: JobAnswer): JobAnswer => ({ ...a, receipt: { ...a.receipt, job: 1n } })
+    test('attack: the second answer is refused with the proof, which stands by itself', async () => {
+      const { buy, digest, domain, runner } = await world({ receipt: twice })
+      await buy.infer(digest, [input])
+      const error = await buy.infer(digest, [input]).catch((error: unknown) => error)
+      expect(error).toBeInstanceOf(EquivocationError)
+      const { proof, reason, message } = error as EquivocationError
+      expect([reason, message]).toEqual(['equivocation', expect.stringContaining('assay slash')])
+      const written = JSON.parse(JSON.stringify(proof))
+      expect(judgeEquivocation(domain, equivocationFromJson(written))).toMatchObject({
+        proven: true,
+        runner: runner.address,
+        job: 1n,
+        differs: ['cumulative', 'detail'],
+      })
+    })
+    test('attack: the same, signed by another key, is a forgery and accuses nobody', async () => {
+      const lies: Lies = { receipt: twice }
+      const { buy, digest } = await world(lies)
+      await buy.infer(digest, [input])
+      lies.signer = key('stranger')
+      await expect(buy.infer(digest, [input])).rejects.toMatchObject({ reason: 'receipt_job' })
+    })
+    test('behavior: the first answer given again is no second one', async () => {
+      const lies: Lies = {}
+      const { buy, digest } = await world(lies)
+      let first: JobAnswer | undefined
+      lies.answer = (a) => {
+        first ??= a
+        return first
+      }
+      await buy.infer(digest, [input])
+      await expect(buy.infer(digest, [input])).rejects.toMatchObject({ reason: 'receipt_job' })
+    })
+    test('behavior: an audit finds what went to somebody else, and accuses nobody of what proves nothing', async () => {
+      const lies: Lies = {}
+      const { buy, digest, domain, runner } = await world(lies)
+      await buy.infer(digest, [input])
+      expect(await buy.audit()).toEqual([])
+      const signedBy = async (signer: Signer, [given]: JobAnswer[]) => {
+        const receipt = { ...given!.receipt, detail: sha256(new Uint8Array([7])) }
+        const root = receiptLeaf(receipt)
+        const signature = await signer.sign(batchDigest(domain, { root, count: 1 }))
+        return { ...given!, receipt, signature, proof: { index: 0, count: 1, path: [] } }
+      }
+      let answers: JobAnswer[] = []
+      lies.shown = (all) => {
+        answers = all
+        return []
+      }
+      await buy.audit()
+      const [real, forged] = [await signedBy(runner, answers), await signedBy(key('stranger'), answers)]
+      lies.shown = () => [{ receipt: 'nonsense' }, ...shownAs([forged, ...answers])]
+      expect(await buy.audit()).toEqual([])
+      lies.shown = () => shownAs([forged, real, ...answers])
+      expect(await buy.audit()).toMatchObject([{ format: 'assay-equivocation-1', second: { receipt: { job: '1' } } }])
+    })
   })
 
   test('behavior: a job that fails is proven to have failed and costs nothing', async () => {

@@ -69,7 +69,7 @@ function configOf(ports: Record<string, number>, databaseUrl: string, stateDir: 
     durableObjectStorage = (localDisk = "disk"))`
   return `using Workerd = import "/workerd/workerd.capnp";
     const config :Workerd.Config = (
-      services = [(name = "disk", disk = (path = "${stateDir}", writable = true)),
+      services = [(name = "internet", network = (allow = ["public", "private"])), (name = "disk", disk = (path = "${stateDir}", writable = true)),
         ${modes.map((mode) => `(name = "${mode}", worker = ${worker(mode)})`).join(', ')}],
       sockets = [${modes.map((mode) => `(name = "${mode}", address = "127.0.0.1:${ports[mode]}", http = (), service = "${mode}")`).join(', ')}]);`
 }

@@ -2,19 +2,26 @@ import { createRoute, type OpenAPIHono } from '@hono/zod-openapi'
 import { bodyLimit } from 'hono/body-limit'
 import { cors } from 'hono/cors'
 import type { Context } from './context.ts'
-import { AssayError, exposedHeaders, problem, safeHeaders } from './errors.ts'
-import { jobRoutes, postJob } from './routes/jobs.ts'
+import { AssayError, exposedHeaders, problem, problemOf, safeHeaders } from './errors.ts'
+import type { ExecutionContext } from './platform.ts'
+import { jobDoor, jobRoutes } from './routes/jobs.ts'
 import { modelRoutes } from './routes/models.ts'
 import { type App, createRouter, hearOut, responses } from './routes/router.ts'
 import { runnerRoutes } from './routes/runners.ts'
 
 const maxJsonBytes = 1024 * 1024
 
-/** Builds the edge's HTTP interface. */
-export function createApp(context: Context): OpenAPIHono<App> {
+/** Builds the edge: the door of posted jobs, and the app behind it for everything else. */
+export function createEdge(context: Context) {
+  const door = jobDoor(context)
+  const app = createApp(context)
+  return (request: Request, bindings: object, execution: ExecutionContext): Response | Promise<Response> =>
+    door(request, execution) ?? app.fetch(request, bindings, execution)
+}
+
+function createApp(context: Context): OpenAPIHono<App> {
   const { settings } = context
   const app = createRouter()
-  app.post('/v1/runners/:signer/jobs', postJob(context))
   app.use(cors({ origin: '*', exposeHeaders: exposedHeaders }))
   app.use(async (c, next) => {
     c.set('requestId', crypto.randomUUID())
@@ -36,10 +43,8 @@ export function createApp(context: Context): OpenAPIHono<App> {
     problem('not_found', `There is no ${c.req.method} ${c.req.path}.`, c.var.requestId, 'See /openapi.json.'),
   )
   app.onError((error, c) => {
-    if (error instanceof AssayError) return problem(error.code, error.message, c.var.requestId, error.hint, error.extra)
     if ('status' in error && error.status === 400) return problem('invalid_request', error.message, c.var.requestId)
-    context.log('defect', { requestId: c.var.requestId, error: error.name })
-    return problem('internal', 'The edge failed.', c.var.requestId, 'Report the request id.')
+    return problemOf(error, c.var.requestId, context.log)
   })
 
   app.openapi(createRoute({ method: 'get', path: '/health', responses }), async (c) => {

@@ -2,6 +2,7 @@ import type { Hex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import type { Policy, Roots } from '../protocol/evidence/index.ts'
 import type { Settings } from './env.ts'
+import type { Carry } from './mailbox/carrier.ts'
 import type { Directory } from './match/directory.ts'
 import type { AccountNamespace, MailboxNamespace, R2Bucket } from './platform.ts'
 import type { Database } from './store/database.ts'
@@ -26,6 +27,8 @@ export type Context = {
   directory: Directory
   artifacts: R2Bucket
   mailbox: MailboxNamespace
+  /** Carries jobs to the mailboxes. */
+  carry: Carry
   /** Null where mailboxes lease no credit. */
   account: AccountNamespace | null
   registry: RegistryReader

@@ -109,3 +109,14 @@ export function problem(
   const headers = { ...openHeaders, 'content-type': 'application/problem+json', 'x-request-id': requestId, ...more }
   return new Response(JSON.stringify(body), { status, headers })
 }
+
+/** Words whatever was thrown: what was thrown on purpose as its problem, anything else as a bare 500 that `log` hears of. */
+export function problemOf(
+  error: unknown,
+  requestId: string,
+  log: (event: string, fields: Record<string, string>) => void,
+): Response {
+  if (error instanceof AssayError) return problem(error.code, error.message, requestId, error.hint, error.extra)
+  log('defect', { requestId, error: error instanceof Error ? error.name : typeof error })
+  return problem('internal', 'The edge failed.', requestId, 'Report the request id.')
+}

@@ -1,17 +1,18 @@
 import { DurableObject } from 'cloudflare:workers'
 import { eq } from 'drizzle-orm'
 import { EncodingError, type Hex } from '../protocol/bytes.ts'
-import { decodeFrame, frameType, type Hello, splitFrames } from '../protocol/frames.ts'
+import { decodeFrame, frameType, type Hello, joinFrames, splitFrames } from '../protocol/frames.ts'
 import { type Bindings, readSettings, type Settings } from './env.ts'
 import { AssayError, openHeaders, problem } from './errors.ts'
 import { AsyncJobs } from './mailbox/asyncJobs.ts'
 import { ChannelBook } from './mailbox/channelBook.ts'
 import { CreditGate } from './mailbox/creditGate.ts'
+import { firstEnded } from './mailbox/firstEnded.ts'
 import { JobStore } from './mailbox/jobStore.ts'
 import { ReceiptLog } from './mailbox/receiptLog.ts'
 import { Relay, type SubmitOptions } from './mailbox/relay.ts'
 import { webhookTarget } from './mailbox/webhooks.ts'
-import { type DurableObjectState, type Relayed, runtime, type WorkerSocket } from './platform.ts'
+import { type DurableObjectState, type Relayed, type RelayedTogether, runtime, type WorkerSocket } from './platform.ts'
 import type { Returned } from './services/credit.ts'
 import { type Database, openDatabase } from './store/database.ts'
 import { insertReceipts } from './store/receipts.ts'
@@ -27,6 +28,11 @@ const now = () => Date.now()
 const pause = () => new Promise<void>((resolve) => setTimeout(resolve, 0))
 /** Longest a job is waited for before its place is told, in milliseconds. */
 const maxWaitMs = 60_000
+/** Longest a call of several jobs waits for the first of them, in milliseconds: the request that makes it is certain to live so long after its buyer hung up. */
+const maxTogetherMs = 10_000
+/** Most bytes of answers of one call; an answer beyond is asked for by itself. */
+const maxTogetherBytes = 8 * 1024 * 1024
+const nothing = new Uint8Array(0)
 /** Longest a write to the database may take, in milliseconds, before the object's own disk takes it. */
 const databaseMs = 10_000
 
@@ -166,15 +172,44 @@ export class Mailbox extends DurableObject {
   /** Relays one job and waits for what becomes of it; called by the Worker. */
   async job(runner: Hex, body: ArrayBuffer): Promise<Relayed> {
     this.#runner = runner
+    const ended = await this.#ended(new Uint8Array(body))
+    // A view would cross with the whole message it came in.
+    return { ...this.#relay.load, ...(ended.frame ? { frame: ended.frame.slice() } : ended) }
+  }
+
+  /** Relays several jobs, joined, and waits for what becomes of the first and of those that end with it; called by the Worker. */
+  async jobs(runner: Hex, bodies: ArrayBuffer): Promise<RelayedTogether> {
+    this.#runner = runner
+    // Copies, because a view would keep the whole call alive for its slowest job.
+    const works = splitFrames(new Uint8Array(bodies)).map((bytes) => this.#ended(bytes.slice()))
+    let stop: ReturnType<typeof setTimeout> | undefined
+    const limit = new Promise<void>((resolve) => {
+      stop = setTimeout(resolve, maxTogetherMs)
+    })
+    const ended = await firstEnded(works, { limit, pause })
+    clearTimeout(stop)
+    let size = 0
+    const fitting = ended.map((each) => {
+      size += each?.frame?.length ?? 0
+      return size <= maxTogetherBytes ? (each?.frame ?? nothing) : nothing
+    })
+    return {
+      load: this.#relay.load,
+      answers: joinFrames(fitting).buffer,
+      problems: ended.map((each) => each?.problem ?? null),
+    }
+  }
+
+  /** Submits a job and words what becomes of it: what is thrown would arrive without its code. */
+  async #ended(bytes: Uint8Array): Promise<Pick<Relayed, 'frame' | 'problem'>> {
     try {
-      const frame = await this.#submit(new Uint8Array(body))
+      const frame = await this.#submit(bytes)
       const refused = refusalOf(frame)
       if (refused) throw refused
-      return { ...this.#relay.load, frame: frame as Uint8Array<ArrayBuffer> }
+      return { frame: frame as Uint8Array<ArrayBuffer> }
     } catch (error) {
-      // What is thrown here would arrive without its code.
       const { code, message, hint, extra } = asProblem(error)
-      return { ...this.#relay.load, problem: { code, message, hint, extra } }
+      return { problem: { code, message, hint, extra } }
     }
   }
 

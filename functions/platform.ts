@@ -21,9 +21,17 @@ export type Relayed = {
   problem?: { code: string; message: string; hint: string | undefined; extra: Record<string, unknown> | undefined }
 }
 
+/** What becomes of several jobs of one call, each at its place: the frames of those answered, joined and empty for the others; the problems of those that met one. A job with neither has not ended yet. */
+export type RelayedTogether = {
+  load: { queued: number; capacity: number }
+  answers: ArrayBuffer
+  problems: (Relayed['problem'] | null)[]
+}
+
 /** Reaches one runner's mailbox: jobs by a call, which costs less than a request, and the rest by requests. */
 export type MailboxStub = Pick<DurableObjectStub, 'fetch'> & {
   job(runner: string, body: ArrayBuffer): Promise<Relayed>
+  jobs(runner: string, bodies: ArrayBuffer): Promise<RelayedTogether>
   load(runner: string): Promise<{ queued: number; capacity: number; connected: boolean }>
   recall(buyer: Hex): Promise<Returned>
 }

@@ -2,9 +2,10 @@ import { createPublicClient, http, type PublicClient } from 'viem'
 import { escrowAbi, runnerRegistryAbi, stakeAbi } from '../contracts/abi.ts'
 import type { Hex } from '../protocol/bytes.ts'
 import { defaultPolicy, type Roots } from '../protocol/evidence/index.ts'
-import { createApp } from './app.ts'
+import { createEdge } from './app.ts'
 import type { Context, RegistryReader } from './context.ts'
 import { type Bindings, readSettings, type Settings } from './env.ts'
+import { Carrier } from './mailbox/carrier.ts'
 import { Directory } from './match/directory.ts'
 import type { ExecutionContext } from './platform.ts'
 import { booksReader, chainReader } from './services/chainReader.ts'
@@ -56,6 +57,12 @@ function registryOf(settings: Settings): RegistryReader {
   }
 }
 
+/** Sets a timer and gives what stops it. */
+function after(ms: number, run: () => void): () => void {
+  const timer = setTimeout(run, ms)
+  return () => clearTimeout(timer)
+}
+
 function contextOf(bindings: Bindings, rootsOf: (settings: Settings) => Roots[]): Context {
   const settings = readSettings(bindings)
   const database = openDatabase(settings.DATABASE_URL, settings.DATABASE_ENDPOINT)
@@ -67,6 +74,7 @@ function contextOf(bindings: Bindings, rootsOf: (settings: Settings) => Roots[])
     directory: new Directory(databaseDirectory(database, now, Math.random), { now, sleep }),
     artifacts: bindings.ARTIFACTS,
     mailbox: bindings.MAILBOX,
+    carry: new Carrier({ mailbox: bindings.MAILBOX, now, after }).carry,
     account: settings.CREDIT_LEASES === 'yes' ? bindings.ACCOUNT : null,
     registry: registryOf(settings),
     domain: { chainId: settings.CHAIN_ID, escrow: settings.ESCROW },
@@ -114,15 +122,15 @@ const hourly = '23 * * * *'
 /** Builds the Worker around the roots its entry trusts: entries differ in nothing else. */
 export function createWorker(rootsOf: (settings: Settings) => Roots[]) {
   let context: Context | undefined
-  let app: ReturnType<typeof createApp> | undefined
+  let edge: ReturnType<typeof createEdge> | undefined
   const contextFor = (bindings: Bindings) => {
     context ??= contextOf(bindings, rootsOf)
     return context
   }
   return {
     fetch(request: Request, bindings: Bindings, execution: ExecutionContext): Response | Promise<Response> {
-      app ??= createApp(contextFor(bindings))
-      return app.fetch(request, bindings, execution)
+      edge ??= createEdge(contextFor(bindings))
+      return edge(request, bindings, execution)
     },
     async scheduled({ cron }: { cron: string }, bindings: Bindings): Promise<void> {
       const context = contextFor(bindings)

@@ -20,6 +20,7 @@ export async function load(
       const send = () => (performance.now() < until ? void socket.write(next()) : socket.end(() => resolve()))
       socket.on('connect', send)
       socket.on('error', reject)
+      socket.on('close', () => reject(new Error('The connection was closed before its answer.')))
       socket.on('data', (chunk: Buffer) => {
         rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk])
         const head = rest.indexOf('\r\n\r\n')

@@ -1,7 +1,8 @@
-import { createApp } from '../../functions/app.ts'
+import { createEdge } from '../../functions/app.ts'
 import type { Context } from '../../functions/context.ts'
 import { readSettings } from '../../functions/env.ts'
 import { openHeaders } from '../../functions/errors.ts'
+import { Carrier, type Carry } from '../../functions/mailbox/carrier.ts'
 import { Directory } from '../../functions/match/directory.ts'
 import { Loads } from '../../functions/match/loads.ts'
 import type { ExecutionContext, MailboxNamespace } from '../../functions/platform.ts'
@@ -14,15 +15,13 @@ type Bindings = Record<string, unknown> & { MODE: 'hono' | 'hand' | 'mailbox'; M
 
 const answer = new Uint8Array(600)
 answer[0] = 2
-const onTheSpot = {
-  idFromName: (name: string) => name,
-  get: () => ({
-    job: async () => ({ queued: 0, capacity: 1_000, frame: answer }),
-    fetch: null as never,
-    load: null as never,
-    recall: null as never,
-  }),
-} as MailboxNamespace
+/** Stands in for the mailboxes: the answer is there at once. */
+const onTheSpot: Carry = async () => ({ queued: 0, capacity: 1_000, frame: answer })
+
+function after(ms: number, run: () => void): () => void {
+  const timer = setTimeout(run, ms)
+  return () => clearTimeout(timer)
+}
 
 function contextOf(bindings: Bindings): Context {
   const now = () => Date.now()
@@ -36,7 +35,8 @@ function contextOf(bindings: Bindings): Context {
     ),
     artifacts: null as never,
     account: null,
-    mailbox: bindings.MODE === 'hono' ? onTheSpot : bindings.MAILBOX,
+    mailbox: bindings.MAILBOX,
+    carry: bindings.MODE === 'hono' ? onTheSpot : new Carrier({ mailbox: bindings.MAILBOX, now, after }).carry,
     registry: null as never,
     domain: null as never,
     roots: [],
@@ -49,6 +49,7 @@ function contextOf(bindings: Bindings): Context {
 }
 
 const loads = new Loads()
+const unheard = () => {}
 
 /** Does what the job's door does with no framework: the same checks, the same headers. */
 async function byHand(request: Request): Promise<Response> {
@@ -59,7 +60,7 @@ async function byHand(request: Request): Promise<Response> {
   if (Number(request.headers.get('content-length')) > 24 * 1024 * 1024) return new Response('{}', { status: 413 })
   const body = await request.arrayBuffer()
   if (request.headers.get('prefer') !== null || body.byteLength === 0) return new Response('{}', { status: 501 })
-  const { queued, capacity, frame } = await onTheSpot.get(onTheSpot.idFromName(signer)).job(signer, body)
+  const { queued, capacity, frame } = await onTheSpot(signer, body, unheard)
   loads.note(signer, { queued, capacity }, Date.now())
   return new Response(frame, {
     headers: {
@@ -71,7 +72,7 @@ async function byHand(request: Request): Promise<Response> {
   })
 }
 
-let app: ReturnType<typeof createApp> | undefined
+let edge: ReturnType<typeof createEdge> | undefined
 
 export default {
   async fetch(request: Request, bindings: Bindings, execution: ExecutionContext): Promise<Response> {
@@ -82,7 +83,7 @@ export default {
       const upgrade = { headers: { upgrade: 'websocket' } }
       return (await stub.fetch(`https://mailbox/socket?runner=${socket}`, upgrade)) as unknown as Response
     }
-    app ??= createApp(contextOf(bindings))
-    return app.fetch(request, bindings, execution)
+    edge ??= createEdge(contextOf(bindings))
+    return edge(request, bindings, execution)
   },
 }

@@ -1,8 +1,8 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi'
-import type { Context as HonoContext } from 'hono'
 import type { Hex } from '../../protocol/bytes.ts'
 import type { Context } from '../context.ts'
-import { AssayError, type ErrorCode, openHeaders, problem } from '../errors.ts'
+import { AssayError, type ErrorCode, openHeaders, problem, problemOf } from '../errors.ts'
+import type { ExecutionContext } from '../platform.ts'
 import { type Match, matchRunner } from '../services/match.ts'
 import { type App, createRouter, passed, readBody, responses } from './router.ts'
 import { Address, FindMatch } from './schemas.ts'
@@ -36,48 +36,69 @@ function preferencesOf(header: string): { respondAsync: boolean; waitSeconds: nu
   return { respondAsync: preferences.includes('respond-async'), waitSeconds: Number(wait ?? 0) }
 }
 
-/** Answers a posted job: the way of every inference. It stands before the app's middleware, and what it needs of it is done here by hand, since each layer costs more than all of this. */
-export function postJob(context: Context) {
-  const { mailbox, directory, now } = context
-  return async (c: HonoContext<App>): Promise<Response> => {
-    const requestId = crypto.randomUUID()
-    c.set('requestId', requestId)
-    const signer = c.req.param('signer')!.toLowerCase() as Hex
-    if (!/^0x[0-9a-f]{40}$/.test(signer)) throw new AssayError('invalid_request', 'A runner is named by its address.')
-    const request = c.req.raw
-    const body = await readBody(request, maxJobBytes)
-    const stub = mailbox.get(mailbox.idFromName(signer))
-    const prefer = request.headers.get('prefer')
-    const { respondAsync, waitSeconds } = prefer === null ? waiting : preferencesOf(prefer)
-    if (respondAsync) {
-      const headers = new Headers({ 'x-request-id': requestId, 'assay-wait': String(waitSeconds) })
-      for (const name of ['assay-webhook-url', 'assay-webhook-secret']) {
-        const value = request.headers.get(name)
-        if (value !== null) headers.set(name, value)
-      }
-      return passed(
-        await stub.fetch(`https://mailbox/async?runner=${signer}`, { method: 'POST', headers: headers as never, body }),
-      )
-    }
-    const { queued, capacity, frame, problem: met } = await stub.job(signer, body)
-    directory.loads.note(signer, { queued, capacity }, now())
-    const headers = { 'x-request-id': requestId, 'assay-load': `${queued}/${capacity}` }
-    if (frame) return new Response(frame, { headers: { ...openHeaders, ...headers, 'content-type': octetStream } })
-    const { code, message, hint, extra } = met!
-    const next = extra?.accepted === false ? await nextMatch(context, signer, c) : null
-    return problem(code as ErrorCode, message, requestId, hint, { ...extra, ...(next ? { next } : {}) }, headers)
+const postPath = /^https?:\/\/[^/]+\/v1\/runners\/([^/?#]+)\/jobs(?:[?#]|$)/
+
+/** Opens the door of posted jobs, the way of every inference: gives null for a request that is none. It stands before the app, whose framework costs more than all of this, and does by hand what it needs of it. */
+export function jobDoor(context: Context) {
+  return (request: Request, execution: ExecutionContext): Promise<Response> | null => {
+    if (request.method !== 'POST') return null
+    const signer = postPath.exec(request.url)?.[1]
+    return signer === undefined ? null : answered(context, request, signer.toLowerCase(), execution)
   }
 }
 
+async function answered(context: Context, request: Request, signer: string, execution: ExecutionContext) {
+  const requestId = crypto.randomUUID()
+  try {
+    return await postJob(context, { request, signer, requestId, execution })
+  } catch (error) {
+    return problemOf(error, requestId, context.log)
+  }
+}
+
+type Posted = { request: Request; signer: string; requestId: string; execution: ExecutionContext }
+
+async function postJob(context: Context, { request, signer, requestId, execution }: Posted): Promise<Response> {
+  const { mailbox, carry, directory, now } = context
+  if (!/^0x[0-9a-f]{40}$/.test(signer)) throw new AssayError('invalid_request', 'A runner is named by its address.')
+  const body = await readBody(request, maxJobBytes)
+  const prefer = request.headers.get('prefer')
+  const { respondAsync, waitSeconds } = prefer === null ? waiting : preferencesOf(prefer)
+  if (respondAsync) {
+    const headers = new Headers({ 'x-request-id': requestId, 'assay-wait': String(waitSeconds) })
+    for (const name of ['assay-webhook-url', 'assay-webhook-secret']) {
+      const value = request.headers.get(name)
+      if (value !== null) headers.set(name, value)
+    }
+    const stub = mailbox.get(mailbox.idFromName(signer))
+    return passed(
+      await stub.fetch(`https://mailbox/async?runner=${signer}`, { method: 'POST', headers: headers as never, body }),
+    )
+  }
+  const keepAlive = (work: Promise<void>) => execution.waitUntil(work)
+  const { queued, capacity, frame, problem: met } = await carry(signer, body, keepAlive)
+  directory.loads.note(signer, { queued, capacity }, now())
+  const headers = { 'x-request-id': requestId, 'assay-load': `${queued}/${capacity}` }
+  if (frame) return new Response(frame, { headers: { ...openHeaders, ...headers, 'content-type': octetStream } })
+  const { code, message, hint, extra } = met!
+  const next = extra?.accepted === false ? await nextMatch(context, signer as Hex, request, execution) : null
+  return problem(code as ErrorCode, message, requestId, hint, { ...extra, ...(next ? { next } : {}) }, headers)
+}
+
 /** Finds another runner for a job that this one did not take, under the requirements its buyer sent along: a sealed job cannot move by itself, but its buyer is spared a question. */
-async function nextMatch(context: Context, refusedBy: Hex, c: HonoContext<App>): Promise<Match | null> {
-  const header = c.req.raw.headers.get('assay-match')
+async function nextMatch(
+  context: Context,
+  refusedBy: Hex,
+  request: Request,
+  execution: ExecutionContext,
+): Promise<Match | null> {
+  const header = request.headers.get('assay-match')
   if (header === null) return null
   try {
     const { model, requirements } = FindMatch.parse(JSON.parse(header))
     const exclude = [...(requirements.exclude ?? []), refusedBy]
     return await matchRunner(context, { model, requirements: { ...requirements, exclude } }, (work) =>
-      c.executionCtx.waitUntil(work),
+      execution.waitUntil(work),
     )
   } catch {
     // The refusal is the answer; a match beside it is a courtesy.

@@ -39,6 +39,7 @@ const context = (): Context => ({
   artifacts: undefined as never,
   account: null,
   mailbox: undefined as never,
+  carry: undefined as never,
   registry: {
     providerOf: async () => ({ provider, active: true }),
     alive: async () => true,

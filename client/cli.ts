@@ -25,6 +25,7 @@ import {
   type EquivocationJson,
   equivocationFromJson,
   judgeEquivocation,
+  receiptTermsFromJson,
   type SignedReceipt,
   type SignedReceiptJson,
   signedReceiptFromJson,
@@ -47,7 +48,7 @@ import { readGraph } from '../protocol/onnx/reader.ts'
 import { type PublishedVerdict, replayVerdict } from '../protocol/publishedVerdict.ts'
 import { receiptToJson } from '../protocol/receipt.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
-import { type Terms, termsFromJson } from '../protocol/terms.ts'
+import type { Terms } from '../protocol/terms.ts'
 import { Assay } from './assay.ts'
 import { ContractRefusedError } from './chainCall.ts'
 import { type AccountJson, connectEdge, type ModelJson, type Network } from './edge.ts'
@@ -744,7 +745,8 @@ async function equivocationIn(
   domain: Domain,
 ): Promise<Equivocation> {
   const kept = json(path, 'a proof, or a kept bundle') as { format?: string } | null
-  if (kept?.format === 'assay-equivocation-1') return equivocationFromJson(kept as EquivocationJson)
+  if (kept?.format === 'assay-equivocation-1')
+    return readable(path!, () => equivocationFromJson(kept as EquivocationJson))
   const { terms, first } = receiptIn(kept, path!)
   if (other !== undefined) {
     const { first: second } = receiptIn(json(other, 'the other bundle'), other)
@@ -762,7 +764,20 @@ function receiptIn(kept: unknown, path: string): { terms: Terms; first: SignedRe
   const { format, terms } = (kept ?? {}) as Partial<Bundle>
   if (format !== 'assay-bundle-1' || !terms)
     throw new UsageError(`${path} is neither a kept bundle (\`assay buy --bundle\`) nor a proof of two answers.`)
-  return { terms: termsFromJson(terms), first: signedReceiptFromJson(kept as SignedReceiptJson) }
+  return readable(path, () => ({
+    terms: receiptTermsFromJson(terms),
+    first: signedReceiptFromJson(kept as SignedReceiptJson),
+  }))
+}
+
+/** Reads what a file should hold. Throws UsageError, naming the file, where it is malformed. */
+function readable<T>(path: string, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (error instanceof EncodingError) throw new UsageError(`${path}: ${error.message}`)
+    throw error
+  }
 }
 
 /** Gives the four registers that an event log explains, where a verdict has them. */

@@ -123,14 +123,20 @@ export const equivocationToJson = (
   second: signedReceiptToJson(second),
 })
 
-/** Reads an equivocation from JSON. Throws EncodingError on malformed fields. */
-export function equivocationFromJson(json: EquivocationJson): Equivocation {
-  let terms: Terms
+/** Reads the terms that receipts stand under, addresses in lower case. Throws EncodingError on malformed fields. */
+export function receiptTermsFromJson(json: TermsJson): Terms {
   try {
-    const read = termsFromJson(json.terms)
-    terms = { ...read, runner: read.runner.toLowerCase() as Hex, buyer: read.buyer.toLowerCase() as Hex }
+    const { buyer, runner, publisher, ...terms } = termsFromJson(json)
+    const lower = (address: Hex) => toHex(fromHex(address, 20))
+    return { ...terms, buyer: lower(buyer), runner: lower(runner), publisher: lower(publisher) }
   } catch (error) {
-    throw new EncodingError(`It holds no terms: ${(error as Error).message}`)
+    throw new EncodingError(`It holds no terms of a channel: ${(error as Error).message}`)
   }
-  return { terms, first: signedReceiptFromJson(json.first), second: signedReceiptFromJson(json.second) }
 }
+
+/** Reads an equivocation from JSON. Throws EncodingError on malformed fields. */
+export const equivocationFromJson = (json: EquivocationJson): Equivocation => ({
+  terms: receiptTermsFromJson(json.terms),
+  first: signedReceiptFromJson(json.first),
+  second: signedReceiptFromJson(json.second),
+})

@@ -19,7 +19,7 @@ export type BatcherDeps<T> = {
   /** The numbers of rows that a run may have, ascending: those that were tried. None where jobs may not share a run, and each runs as its buyer sent it. */
   batchSizes: readonly number[]
   now: () => number
-  /** How many runs may be under way at a time: one for each executor. */
+  /** How many runs may be under way at a time: one for each executor. As many again may be handed over ahead, full ones only: waiting makes no such run larger, and the executor has it when it is done with the one before. */
   parallel?: number
   /** Measures how long things take, in milliseconds; the process's own clock unless told. */
   elapsed?: () => number
@@ -31,8 +31,11 @@ export class Batcher<T> {
   readonly #deps: BatcherDeps<T>
   readonly #elapsed: () => number
   readonly #share = new Share()
+  /** Rounds of runs: each has one under way, or deals with the answers of its last. */
   #lanes = 0
-  /** Runs under way. */
+  /** Lanes that have not looked at the queue yet. */
+  #starting = 0
+  /** Runs handed over and not answered. */
   #running = 0
   /** Rows for each of the runs that start in this turn of the loop. */
   #portion: number | null = null
@@ -49,15 +52,25 @@ export class Batcher<T> {
   /** Queues a job. */
   push(job: QueuedRun<T>): void {
     this.#queue.push(job)
-    if (this.#lanes < (this.#deps.parallel ?? 1)) void this.#drain()
+    this.#wake()
+  }
+
+  /** Starts another lane where there is something for it. */
+  #wake(): void {
+    const { parallel = 1 } = this.#deps
+    // A lane that deals with the answers of its last run takes nothing meanwhile.
+    if (this.#lanes < 2 * parallel && this.#mayBegin(this.#starting)) void this.#drain()
   }
 
   async #drain(): Promise<void> {
     this.#lanes++
+    this.#starting++
     // One turn of the loop lets a message's jobs arrive together; it adds no timer.
     await Promise.resolve()
+    this.#starting--
     let finishing: Promise<void> = Promise.resolve()
     let begun = this.#begin(true)
+    this.#wake()
     while (begun) {
       const { late, jobs, outcome } = begun
       const result = await outcome
@@ -68,17 +81,41 @@ export class Batcher<T> {
         await finishing
         finishing = this.#deps.finish(results)
       }
+      begun ??= this.#begin()
     }
     if (--this.#lanes === 0) this.#share.rests(this.#elapsed())
     await finishing
   }
 
-  /** Takes jobs from the queue and starts their run; null when there are none. */
+  /** Tells whether a run may be handed over besides those about to be: one that an executor is free for, or one ahead that would not grow by waiting. */
+  #mayBegin(starting = 0): boolean {
+    const { parallel = 1 } = this.#deps
+    if (this.#queue.length === 0) return false
+    if (this.#running + starting < parallel) return true
+    return starting === 0 && this.#running < 2 * parallel && this.#isFull()
+  }
+
+  /** Tells whether the jobs in front fill a run. */
+  #isFull(): boolean {
+    const most = this.#deps.batchSizes.at(-1) ?? 1
+    const first = this.#queue[0]!
+    let rows = rowsOf(first)
+    if (rows >= most || !canLead(first.feeds)) return true
+    for (let at = 1; at < this.#queue.length && rows < most; at++) {
+      const next = this.#queue[at]!
+      if (!canFollow(first.feeds, next.feeds)) return false
+      rows += rowsOf(next)
+    }
+    return rows >= most
+  }
+
+  /** Takes jobs from the queue and starts their run; null when there are none, or none that may begin. */
   #begin(first = false): Begun<T> | null {
-    if (this.#queue.length === 0) return null
+    if (!this.#mayBegin()) return null
     const { now } = this.#deps
     const most = this.#deps.batchSizes.at(-1) ?? 1
-    const plan = first ? this.#plan(most) : { rows: most, trial: false }
+    const ahead = this.#running >= (this.#deps.parallel ?? 1)
+    const plan = first && !ahead ? this.#plan(most) : { rows: most, trial: false }
     const group = this.#take(Math.min(most, plan.rows))
     this.#running++
     // Started late, a run would only be killed at once, and the process with it.
@@ -99,8 +136,11 @@ export class Batcher<T> {
   }
 
   async #run(feeds: Tensor[], deadlineMs: number): Promise<Tensor[]> {
+    const { run, parallel = 1 } = this.#deps
+    // Handed over ahead, a run takes its own time and some of another's, which says nothing about its size.
+    if (this.#running > parallel) return run(feeds, deadlineMs)
     const started = this.#elapsed()
-    const outputs = await this.#deps.run(feeds, deadlineMs)
+    const outputs = await run(feeds, deadlineMs)
     this.#share.ran(rowsOf({ feeds }), this.#elapsed() - started)
     return outputs
   }

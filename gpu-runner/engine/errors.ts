@@ -13,6 +13,11 @@ export class ExecutorDiedError extends Error {
   override name = 'ExecutorDiedError'
 }
 
+/** Reports that an executor process ended while a request lay ready for it: whatever ended it was another's doing. */
+export class NotBegunError extends Error {
+  override name = 'NotBegunError'
+}
+
 /** Reports that no executor process starts: the installation's fault, to be tried again. */
 export class NoExecutorError extends Error {
   override name = 'NoExecutorError'

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Tensor } from '../../protocol/tensors.ts'
-import { ExecutorDiedError, ModelError, NoExecutorError, RunDeadlineError } from './errors.ts'
+import { ExecutorDiedError, ModelError, NoExecutorError, NotBegunError, RunDeadlineError } from './errors.ts'
 import { type ExecutorProcess, startExecutorProcess } from './executorProcess.ts'
 import type { Provider } from './providers.ts'
 import { Resident } from './resident.ts'
@@ -75,9 +75,14 @@ const grownUpMs = 10_000
 /** Whoever waits for a process is told so after this many died in a row. */
 const hopelessStarts = 5
 
+/** Deadlines come from a clock that counts milliseconds: equal ones may differ by as much. */
+const clockTickMs = 1
+
 type Known = { digest: string; bytes: number; read: () => Promise<LoadableModel>; crashes: number[] }
-type Worker = { process: ExecutorProcess; providers: string[]; resident: Resident }
-type Waiting = { digest: string; take: (worker: Worker) => void; refuse: (error: Error) => void }
+type Worker = { process: ExecutorProcess; providers: string[]; resident: Resident; users: Use[] }
+/** Says for which model a process is taken, and until when it may be used, on the executor's clock. */
+type Use = { known: Known; until: number }
+type Waiting = { use: Use; take: (worker: Worker) => void; refuse: (error: Error) => void }
 
 const bytesOf = ({ graph, external, fixed = [] }: LoadableModel) =>
   [...external, ...fixed].reduce((sum, { data }) => sum + data.length, graph.length)
@@ -96,9 +101,10 @@ class ExecutorPool implements Executor {
   readonly #processes = new Set<ExecutorProcess>()
   /** Processes with nothing to do, the last used last. */
   readonly #idle: Worker[] = []
+  /** Processes that run something, the one that began first in front. */
+  readonly #busy = new Set<Worker>()
   readonly #waiting: Waiting[] = []
   readonly #preparing = new Set<Promise<void>>()
-  #busy = 0
   #current: Worker | null = null
   #diedInARow = 0
   #stopped = false
@@ -200,7 +206,7 @@ class ExecutorPool implements Executor {
       if (!this.#stopped) this.#prepare(this.#start())
     })
     const providers = await process.ready.catch(() => null)
-    if (providers) return this.#warmUp({ process, providers, resident: new Resident(memoryBudget) })
+    if (providers) return this.#warmUp({ process, providers, resident: new Resident(memoryBudget), users: [] })
     if (this.#diedInARow < hopelessStarts) return
     const error = new NoExecutorError('No executor process starts. Are the dependencies installed (npm ci)?')
     for (const { refuse } of this.#waiting.splice(0)) refuse(error)
@@ -232,29 +238,63 @@ class ExecutorPool implements Executor {
 
   #offer(worker: Worker): void {
     if (!worker.process.gone()) this.#idle.push(worker)
-    while (this.#waiting.length > 0 && this.#idle.length > 0 && this.#busy < this.#options.executors) {
-      const { digest, take } = this.#waiting.shift()!
-      take(this.#occupy(digest))
+    this.#serveWaiting()
+  }
+
+  /** Gives processes to those that wait for one, in the order in which they came. */
+  #serveWaiting(): void {
+    for (let next = this.#waiting[0]; next; next = this.#waiting[0]) {
+      const worker = this.#findFor(next.use)
+      if (!worker) return
+      this.#waiting.shift()
+      next.take(worker)
     }
   }
 
-  /** Takes a process that has nothing to do, one that holds the model where there is one. */
-  #occupy(digest: string): Worker {
-    const holds = this.#idle.findLastIndex(({ resident }) => resident.has(digest))
+  /** Takes a process that has nothing to do, one that holds the model where there is one; else one that can be sent the run ahead. */
+  #findFor(use: Use): Worker | null {
+    if (this.#idle.length === 0 || this.#busy.size >= this.#options.executors) return this.#findAhead(use)
+    const holds = this.#idle.findLastIndex(({ resident }) => resident.has(use.known.digest))
     const worker = this.#idle.splice(holds, 1)[0]!
-    this.#busy++
+    worker.users.push(use)
+    this.#busy.add(worker)
     this.#current = worker
     return worker
   }
 
-  async #take(digest: string, until: number): Promise<Worker> {
-    if (this.#idle.length > 0 && this.#busy < this.#options.executors) return this.#occupy(digest)
+  /** Finds a process at a run of the same model, so that the next lies ready for it when that run is done. It has none lying there yet, and its run must end first by deadline as well: a kill at that deadline then costs the next nothing but another process. */
+  #findAhead(use: Use): Worker | null {
+    if (use.known.crashes.length > 0) return null
+    for (const worker of this.#busy) {
+      const [first, second] = worker.users
+      if (second || first?.known !== use.known || first.until > use.until + clockTickMs) continue
+      // It may still be loading the model, or be about to be sent the first.
+      if (worker.process.gone() || worker.process.pending() !== 1 || !worker.resident.has(use.known.digest)) continue
+      worker.users.push(use)
+      return worker
+    }
+    return null
+  }
+
+  async #take(use: Use): Promise<Worker> {
+    const found = this.#waiting.length === 0 ? this.#findFor(use) : null
+    if (found) return found
     const { promise: taken, resolve: take, reject: refuse } = Promise.withResolvers<Worker>()
-    const waiting: Waiting = { digest, take, refuse }
+    const waiting: Waiting = { use, take, refuse }
     this.#waiting.push(waiting)
-    return before(taken, until - this.#options.now(), () => {
+    return before(taken, use.until - this.#options.now(), () => {
       this.#waiting.splice(this.#waiting.indexOf(waiting), 1)
     })
+  }
+
+  /** Ends one use of a process; it has nothing to do when that was the last. */
+  #leave(worker: Worker, use: Use): void {
+    worker.users.splice(worker.users.indexOf(use), 1)
+    if (worker.users.length === 0) {
+      this.#busy.delete(worker)
+      if (!worker.process.gone()) this.#idle.push(worker)
+    }
+    this.#serveWaiting()
   }
 
   /** Does something with a model in a process of its own for as long; once more in another when the process dies under it. */
@@ -264,7 +304,8 @@ class ExecutorPool implements Executor {
       this.#refuseCrashing(known)
       // Aside, it takes a process that has nothing to do and does not count as one of those that run: others serve meanwhile.
       const spared = aside ? this.#idle.shift() : undefined
-      const worker = spared ?? (await this.#take(known.digest, until))
+      const use = { known, until }
+      const worker = spared ?? (await this.#take(use))
       let release = Promise.resolve()
       try {
         if (!worker.resident.has(known.digest)) {
@@ -278,14 +319,17 @@ class ExecutorPool implements Executor {
         this.#diedInARow = 0
         return result
       } catch (error) {
+        if (error instanceof NotBegunError) {
+          if (now() >= until) throw new RunDeadlineError('The deadline passed before the run was begun.')
+          // Nothing was tried.
+          attempt--
+          continue
+        }
         if (!(error instanceof ExecutorDiedError)) throw error
         known.crashes.push(now())
         if (attempt > 0 || now() >= until) throw error
       } finally {
-        void release.then(() => {
-          if (!spared) this.#busy--
-          this.#offer(worker)
-        })
+        void release.then(() => (spared ? this.#offer(worker) : this.#leave(worker, use)))
       }
     }
   }

@@ -1,18 +1,20 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import type { Socket } from 'node:net'
 import type { Tensor } from '../../protocol/tensors.ts'
-import { ExecutorDiedError, ModelError, RunDeadlineError } from './errors.ts'
+import { ExecutorDiedError, ModelError, NotBegunError, RunDeadlineError } from './errors.ts'
 import { decodeMessage, encodeMessage, type Kind, kinds, type Message, messageLength, prefixLength } from './wire.ts'
 
-/** Holds one executor process and the one thing it is doing. */
+/** Holds one executor process, what it is doing and what it does next. */
 export type ExecutorProcess = {
   readonly pid: number | undefined
   /** Settles when the process can take requests, with the execution providers it has; rejects when it never will. */
   readonly ready: Promise<string[]>
   /** Settles when the process has ended. */
   readonly ended: Promise<void>
-  /** Sends a request and waits for its answer, one at a time. Past `limitMs` the process is killed. Throws ModelError, RunDeadlineError or ExecutorDiedError. */
+  /** Sends a request and waits for its answer. One may be sent ahead, so that it lies ready when the process has done the one before. Past `limitMs`, and once it has come to the request, the process is killed. Throws ModelError, RunDeadlineError or ExecutorDiedError; NotBegunError when the process ended before it came to this request. */
   request(request: { kind: Kind; text: string; tensors: Tensor[] }, limitMs: number): Promise<Tensor[]>
+  /** Counts the requests that have no answer yet. */
+  pending(): number
   kill(): void
   /** Tells whether the process is dead or about to be. */
   gone(): boolean
@@ -25,6 +27,20 @@ const gatherBelow = 65_536
 
 /** How long a process may take to start, in milliseconds. */
 const startLimitMs = 30_000
+
+/** How long after a process's end its last words are waited for, in milliseconds: somebody else may hold its end of the socket. */
+const lastWordsMs = 250
+
+/** Requests a process has at a time: the one it is doing and the next. */
+const mostPending = 2
+
+type Pending = {
+  id: number
+  until: number
+  late: () => Error
+  resolve: (message: Message) => void
+  reject: (error: Error) => void
+}
 
 /** Starts an executor process with nothing of ours in its environment. It talks over a socket pair that has no name, so nobody else can connect; `answerLimit` bounds the bytes of an answer. Throws ExecutorDiedError when the system gives no process. */
 export function startExecutorProcess({
@@ -51,22 +67,39 @@ export function startExecutorProcess({
   child.on('error', () => {})
   if (!child.stdio) throw new ExecutorDiedError('No executor process can be started: too many files are open.')
   const socket = child.stdio[3] as Socket
-  let waiting: { id: number; resolve: (message: Message) => void; reject: (error: Error) => void } | null = null
+  /** What was asked and not answered, in the order in which the process comes to it. */
+  const pending: Pending[] = []
   let nextId = 1
+  let started = false
   let gone: Error | null = null
   let killed = false
+  let timer: NodeJS.Timeout | undefined
 
+  /** Waits for what the process is doing now, for as long as that may take. */
+  const watch = () => {
+    clearTimeout(timer)
+    const first = pending[0]
+    if (!first) return
+    timer = setTimeout(
+      () => {
+        killed = true
+        end(first.late())
+      },
+      Math.max(1, first.until - performance.now()),
+    )
+  }
   const end = (error: Error) => {
+    clearTimeout(timer)
     gone ??= error
     child.kill('SIGKILL')
-    waiting?.reject(gone)
-    waiting = null
+    const [begun, ...others] = pending.splice(0)
+    begun?.reject(gone)
+    for (const { reject } of others) reject(new NotBegunError('The executor ended before it came to this.'))
   }
   const receive = messageReader(answerLimit, (message) => {
-    if (message.id !== waiting?.id) return end(new ExecutorDiedError('The executor answered what nobody asked.'))
-    const { resolve } = waiting
-    waiting = null
-    resolve(message)
+    if (message.id !== pending[0]?.id) return end(new ExecutorDiedError('The executor answered what nobody asked.'))
+    pending.shift()!.resolve(message)
+    watch()
   })
   socket.on('data', (chunk: Uint8Array) => {
     try {
@@ -83,28 +116,33 @@ export function startExecutorProcess({
       end(new ExecutorDiedError('The executor process died.'))
       resolve()
     }
-    child.once('exit', finish)
+    // What it answered before it died may still lie in the socket, and tells which request it died of.
+    const bury = () => {
+      if (gone || socket.closed) return finish()
+      const timer = setTimeout(finish, lastWordsMs)
+      socket.once('close', () => {
+        clearTimeout(timer)
+        finish()
+      })
+    }
+    child.once('exit', bury)
     if (child.pid === undefined) child.once('error', finish)
   })
 
-  const expect = (id: number, limitMs: number, late: () => Error): Promise<Message> => {
-    const timer = setTimeout(
-      () => {
-        killed = true
-        end(late())
-      },
-      Math.max(1, limitMs),
-    )
-    return new Promise<Message>((resolve, reject) => {
-      if (gone) reject(gone)
-      else waiting = { id, resolve, reject }
-    }).finally(() => clearTimeout(timer))
-  }
+  const expect = (id: number, limitMs: number, late: () => Error): Promise<Message> =>
+    new Promise<Message>((resolve, reject) => {
+      if (gone) return reject(gone)
+      pending.push({ id, until: performance.now() + limitMs, late, resolve, reject })
+      if (pending.length === 1) watch()
+    })
   const ready = expect(
     0,
     startLimitMs,
     () => new ExecutorDiedError('The executor process did not start in time.'),
-  ).then(({ text }) => JSON.parse(text) as string[])
+  ).then(({ text }) => {
+    started = true
+    return JSON.parse(text) as string[]
+  })
   ready.catch(() => {})
 
   return {
@@ -112,8 +150,9 @@ export function startExecutorProcess({
     ready,
     ended,
     async request({ kind, text, tensors }, limitMs) {
-      await ready
-      if (waiting) throw new Error('An executor does one thing at a time.')
+      // A turn given away would let another request overtake this one.
+      if (!started) await ready
+      if (pending.length >= mostPending) throw new Error('An executor takes one request ahead and no more.')
       const id = nextId++
       const answer = expect(id, limitMs, () => new RunDeadlineError(`The run took longer than ${limitMs} ms.`))
       if (!gone) send(socket, encodeMessage({ kind, id, text, tensors }))
@@ -125,6 +164,7 @@ export function startExecutorProcess({
       killed = true
       end(new ExecutorDiedError('The executor process was stopped.'))
     },
+    pending: () => pending.length,
     gone: () => gone !== null,
     diedByItself: () => gone !== null && !killed,
   }

@@ -144,7 +144,7 @@ library Certificates {
                 (, entry) = Der.take(entry, Der.OID);
                 extensionValue(entry, false);
             }
-            require(known == 0 || seen & known == 0, MalformedCertificate());
+            require(seen & known == 0, MalformedCertificate());
             seen |= known;
         }
     }

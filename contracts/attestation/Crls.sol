@@ -70,7 +70,7 @@ library Crls {
             (id, value) = Der.take(id, Der.OID);
             (value,) = Der.take(value, Der.OCTETS);
             uint256 known = Der.equals(id, CRL_NUMBER, 3) ? 1 : Der.equals(id, AUTHORITY_KEY, 3) ? 2 : 0;
-            require(known == 0 || seen & known == 0, MalformedCrl());
+            require(seen & known == 0, MalformedCrl());
             seen |= known;
             if (known == 1) (number,) = Der.number(value, 14);
         }

@@ -85,6 +85,11 @@ contract CertificateReadingTest is Reading {
         Tbs memory tbs = leaf();
         tbs.subject = Asn1.sequence("");
         refusedCertificate(tbs, ROLE);
+        // No common name, but another attribute that ends as one should: it stands right before where nothing is read.
+        tbs.subject = Asn1.sequence(Asn1.attribute(hex"060355040b", PCK));
+        refusedCertificate(tbs, ROLE);
+        tbs.subject = Asn1.sequence(Asn1.attribute(hex"060355040b", TCB_SIGNER));
+        refusedCertificate(tbs, ROLE);
     }
 
     function test_certificate_eachPowerOfACaIsAskedFor() public view {
@@ -254,6 +259,15 @@ contract CertificateReadingTest is Reading {
         }
         tbs.extensions = bytes.concat(keys, Asn1.extension(BASIC_CONSTRAINTS, CRITICAL, hex"30030101ff0500"));
         refusedCertificate(tbs, MALFORMED);
+    }
+
+    /// @dev RFC 5280 leaves the issuer the choice for the two extensions that are understood here.
+    function test_certificate_flagsMayBeAbsent() public view {
+        Tbs memory tbs = ca();
+        tbs.extensions = bytes.concat(
+            Asn1.extension(KEY_USAGE, "", hex"03020106"), Asn1.extension(BASIC_CONSTRAINTS, "", hex"30030101ff")
+        );
+        require(role(tbs) == Role.PckCa, "without flags");
     }
 
     function test_certificate_usageIsReadStrictly() public view {

@@ -157,6 +157,8 @@ contract IssuersTest is Vendor {
             abi.encodeWithSelector(Issuers.CertificateIsRevoked.selector, issuerOf(ROOT), 1)
         );
         assertEq(epoch(), 0);
+        (, bool nobody,,,,) = registry.issuers(0);
+        require(!nobody, "a number of nobody's revoked somebody");
     }
 
     function test_pck_onlyWhatACaSigned() public {

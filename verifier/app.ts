@@ -7,6 +7,7 @@ import type { Refusal } from '../protocol/evidence/index.ts'
 import { UnsupportedQuoteError } from '../protocol/evidence/quote.ts'
 import { remedyFor } from '../protocol/evidence/remedies.ts'
 import type { PublishedVerdict } from '../protocol/publishedVerdict.ts'
+import { retryAfterSeconds, SourceUnavailableError } from './unavailable.ts'
 import { type VerifyDeps, verifyRegistration } from './verify.ts'
 
 /** Keeps published verdicts by the digest of their evidence. */
@@ -33,11 +34,28 @@ const titles = {
   internal: 500,
 } as const
 
-function problem(code: keyof typeof titles, detail: string, extra: Record<string, unknown> = {}): Response {
+function problem(
+  code: keyof typeof titles,
+  detail: string,
+  extra: Record<string, unknown> = {},
+  headers: Record<string, string> = {},
+): Response {
   const status = titles[code]
   const body = { type: `urn:assay:problem:${code}`, title: code.replaceAll('_', ' '), status, code, detail, ...extra }
-  return new Response(JSON.stringify(body), { status, headers: { 'content-type': 'application/problem+json' } })
+  return new Response(JSON.stringify(body), {
+    status,
+    headers: { ...headers, 'content-type': 'application/problem+json' },
+  })
 }
+
+/** Words that something is away: what to do is the same whatever it is. */
+const away = (detail: string) =>
+  problem(
+    'unavailable',
+    detail,
+    { hint: `Nothing was signed. Post the same registration again in ${retryAfterSeconds} seconds.` },
+    { 'retry-after': String(retryAfterSeconds) },
+  )
 
 function nonceBlockOf(json: unknown): bigint {
   const { nonceBlock } = (json ?? {}) as { nonceBlock?: unknown }
@@ -51,7 +69,10 @@ export function createVerifier(deps: VerifierDeps): Hono {
   const { signer, domain, policy, roots, store, log } = deps
   const app = new Hono()
   app.onError((error) => {
-    if (error instanceof CollateralUnavailableError) return problem('unavailable', error.message)
+    if (error instanceof CollateralUnavailableError || error instanceof SourceUnavailableError) {
+      log('unavailable', { source: error instanceof SourceUnavailableError ? error.source : 'collateral service' })
+      return away(error.message)
+    }
     log('defect', { error: error.name })
     return problem('internal', 'The verifier failed; nothing was signed.')
   })

@@ -3,9 +3,9 @@ import { runnerRegistryAbi } from '../contracts/abi.ts'
 import type { Hex } from '../protocol/bytes.ts'
 import type { VerifierChain } from './verify.ts'
 
-/** Reads the registry and block hashes over JSON-RPC. */
+/** Reads the registry and block hashes over JSON-RPC. Throws what viem throws when the node is away. */
 export function connectVerifierChain(rpcUrl: string, registry: Hex): VerifierChain {
-  const client = createPublicClient({ transport: http(rpcUrl, { timeout: 10_000, retryCount: 2 }), cacheTime: 0 })
+  const client = createPublicClient({ transport: http(rpcUrl, { timeout: 5_000, retryCount: 1 }), cacheTime: 0 })
   const at = { address: registry, abi: runnerRegistryAbi } as const
   return {
     async standing() {

@@ -3,8 +3,10 @@ import { attestedVerdictOf, judgeRegistration, type RegistrationClaim } from '..
 import { equalBytes, fromHex, type Hex } from '../protocol/bytes.ts'
 import type { GpuCollateral, GpuEvidence } from '../protocol/evidence/gpu.ts'
 import type { Collateral, Evidence, EvidenceCache, Policy, Refusal, Roots } from '../protocol/evidence/index.ts'
+import { unanswered } from '../protocol/evidence/ocsp.ts'
 import { type PublishedVerdict, publishVerdict, type VerdictDomain } from '../protocol/publishedVerdict.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
+import { reach, SourceUnavailableError } from './unavailable.ts'
 
 /** Reads what a verifier must know of the chain. Every call may throw. */
 export type VerifierChain = {
@@ -53,15 +55,15 @@ async function checkNonce(
   killedBlock: bigint,
 ): Promise<Refusal | null> {
   const refuse = (detail: string): Refusal => ({ reason: 'nonce_not_recent', detail })
-  const latest = await chain.latestBlock()
+  const latest = await reach('chain', () => chain.latestBlock())
   if (block > latest || latest - block > nonceBlocks)
     return refuse(`Block ${block} is not among the last ${nonceBlocks}; the newest is ${latest}.`)
   if (block <= killedBlock) return refuse(`Nonces up to block ${killedBlock} ended with the kill switch; attest again.`)
-  const hash = await chain.blockHash(block)
+  const hash = await reach('chain', () => chain.blockHash(block))
   return hash && equalBytes(fromHex(hash, 32), nonce) ? null : refuse(`The nonce is not the hash of block ${block}.`)
 }
 
-/** Judges a registration as strictly as the registry judges a TDX quote, and signs the verdict. What it went by comes with it, to be published. Throws what its dependencies throw: then nothing is known. */
+/** Judges a registration as strictly as the registry judges a TDX quote, and signs the verdict. What it went by comes with it, to be published. Throws SourceUnavailableError where the chain or the OCSP responder is away, and what its other dependencies throw: then nothing is known. */
 export async function verifyRegistration(
   deps: VerifyDeps,
   claim: RegistrationClaim,
@@ -85,7 +87,10 @@ export async function verifyRegistration(
     if (collateralReasons.test(judged.refusal.reason)) deps.collateral.forget(claim.evidence)
     return { ok: false, refusals: [judged.refusal] }
   }
-  const { policyEpoch, killedBlock } = await chain.standing()
+  const { ocsp } = gpuCollateral
+  // A machine that verifies but for this would be registered for a day as one whose GPUs nobody knows about.
+  if (ocsp && unanswered(claim.gpus, ocsp).length > 0) throw new SourceUnavailableError('OCSP responder')
+  const { policyEpoch, killedBlock } = await reach('chain', () => chain.standing())
   const refusal = await checkNonce(chain, judged.statement.nonce, nonceBlock, killedBlock)
   if (refusal) return { ok: false, refusals: [refusal] }
   const attested = attestedVerdictOf(claim, judged, policyEpoch)

@@ -230,6 +230,20 @@ export async function askAboutGpus(
   return Object.assign({}, ...answers)
 }
 
+/** Lists the GPUs' certificates that NVIDIA can revoke and that nobody answered for. Throws EncodingError on a malformed chain. */
+export function unanswered(
+  gpus: readonly { certificates: string }[],
+  answers: Readonly<Record<string, OcspStatus>>,
+): string[] {
+  return gpus.flatMap(({ certificates }) =>
+    parsePem(certificates)
+      .map((der) => parseCertificate(der, p384Profile))
+      .slice(1, -1)
+      .filter(({ serial }) => !Object.hasOwn(answers, serial))
+      .map(({ commonName }) => commonName),
+  )
+}
+
 /** Asks about every certificate of a GPU's chain that NVIDIA issued: neither the leaf, which the device made, nor the root. What nobody answers for is left out. An answer is kept for an hour in `cache`. Throws EncodingError on a malformed chain. */
 export async function askAboutGpu(
   certificates: string,

@@ -279,7 +279,10 @@ describe('a verifier', () => {
     }
     const claim = await register(snp())
     const chain = { standing: silent, latestBlock: silent, blockHash: silent }
-    expect(await open({ chain }).post(claim)).toMatchObject({ status: 500, json: { code: 'internal' } })
+    expect(await open({ chain }).post(claim)).toMatchObject({
+      status: 503,
+      json: { code: 'unavailable', detail: 'The chain does not answer.', hint: expect.stringContaining('15 seconds') },
+    })
     const { CollateralUnavailableError } = await import('../../protocol/evidence/collateral.ts')
     const collateral = {
       collateralFor: async () => {

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { assemblyBlocks, closing, codeOf, lineOf, split } from './mutate/scan.ts'
 import { type Contract, contracts, suites, unobservable } from './mutate/suites.ts'
@@ -115,6 +115,25 @@ function copyProject(): string {
   return copy
 }
 
+/** Lists the sources a source imports, itself included, however far. */
+function importsOf(file: string, seen = new Set<string>()): Set<string> {
+  if (seen.has(file)) return seen
+  seen.add(file)
+  for (const [, path] of readFileSync(file, 'utf8').matchAll(/^\s*import [^;]*"(\.[^"]+)";/gm))
+    importsOf(join(dirname(file), path!), seen)
+  return seen
+}
+
+/** Takes out the forge suites that never see these contracts: they could notice nothing, and compiling them takes the longest. */
+function dropStrangers(copy: string, names: readonly Contract[]): void {
+  const folder = join(copy, 'contracts/test')
+  for (const name of readdirSync(folder)) {
+    if (!name.endsWith('.t.sol')) continue
+    const seen = importsOf(join(folder, name))
+    if (!names.some((contract) => seen.has(join(copy, 'contracts', contract)))) rmSync(join(folder, name))
+  }
+}
+
 function run(copy: string, command: string, args: readonly string[], env: Record<string, string> = {}) {
   const path = `${join(root, 'node_modules/.bin')}:${process.env.PATH}`
   const { status, stdout, stderr } = spawnSync(command, args, {
@@ -140,6 +159,7 @@ function failureIn(copy: string, id: number, which: readonly string[]): string |
     FOUNDRY_INVARIANT_RUNS: '8',
   })
   const line = output.split('\n').find((each) => each.startsWith('{"contracts/'))
+  if (!line && output.includes('no tests match the provided pattern')) return null
   if (!line) throw new Error(`Forge ran no test:\n${output.slice(-4_000)}`)
   const results = JSON.parse(line) as Record<string, { test_results: Record<string, { status: string }> }>
   const tests = Object.values(results).flatMap(({ test_results }) => Object.entries(test_results))
@@ -173,6 +193,7 @@ export function mutate(names: readonly Contract[], report: (line: string) => voi
     })
     const file = (name: string) => join(copy, 'contracts', name)
     writeFileSync(file('Mutation.sol'), mutationSource)
+    dropStrangers(copy, names)
     let first = 1
     const numbered = sources.flatMap(({ name, source, mutants }) => {
       writeFileSync(

@@ -28,6 +28,7 @@ export const suites = {
   'attestation/DataStore.sol': { forge: ['Parsing', 'Attestation'], chain: attested },
   'attestation/Der.sol': { forge: ['Reading', 'Parsing', 'Attestation'], chain: attested },
   'attestation/Issuers.sol': { forge: registering, chain: attested },
+  'attestation/PackedText.sol': { forge: ['Attestation'], chain: ['test/contracts/packedText.test.ts', ...attested] },
   'attestation/PckExtension.sol': { forge: ['Reading'], chain: attested },
   'attestation/Platforms.sol': { forge: registering, chain: attested },
   'attestation/Quotes.sol': { forge: registering, chain: ['test/contracts/attestation.test.ts', ...attested] },
@@ -65,6 +66,42 @@ export const unobservable: readonly { contract: Contract; text: string; because:
     contract: 'Claims.sol',
     text: 's > 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0',
     because: 'in 255 bits one value of s in 2^128 is above the half',
+  },
+  {
+    contract: 'attestation/Der.sol',
+    text: 'content.length > 0 && content.length <= size + 1',
+    because:
+      'of a number longer or shorter than that, the first nine bits or what lies above its bound are refused too',
+  },
+  {
+    contract: 'attestation/Der.sol',
+    text: 'content.length > 0',
+    because: 'of a number without bytes the first nine bits are all zero',
+  },
+  {
+    contract: 'attestation/Der.sol',
+    text: 'content.length <= size + 1',
+    because: 'of a longer number the first nine bits are all zero, or it lies above its bound',
+  },
+  {
+    contract: 'attestation/PckExtension.sol',
+    text: 'size > 0 && size < 4',
+    because: 'of another size the value is not in its shortest form, or far above its bound',
+  },
+  {
+    contract: 'attestation/PckExtension.sol',
+    text: 'size > 0',
+    because: 'a value without bytes is not in its shortest form',
+  },
+  {
+    contract: 'attestation/PckExtension.sol',
+    text: 'size < 4',
+    because: 'a value of four bytes in its shortest form is far above its bound',
+  },
+  {
+    contract: 'attestation/Quotes.sol',
+    text: 'svn2 != svn',
+    because: 'the same versions have the same status: it saves their second reading',
   },
   { contract: 'Protocol.sol', text: 'v != 27 && v != 28', because: 'ecrecover answers zero for other values' },
 ]

@@ -39,7 +39,7 @@ export const packingWords: Uint8Array = utf8(
 /** The most bytes a step takes literally, the most it repeats, and the last place it can repeat from. */
 const limits = { literal: 31, size: 0x7ff, source: 0xffff }
 /** What a step costs besides its bytes in the call and the words it copies, in gas: measured. */
-const stepGas = 110
+const stepGas = 200
 const wordGas = 3
 
 /** Prices a byte of a call, in gas (EIP-2028). */

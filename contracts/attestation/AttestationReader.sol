@@ -38,16 +38,24 @@ contract AttestationReader {
     }
 
     /// @notice Unpacks TCB info (see `PackedText`), and gives the SHA-256 of the text and its table (see `TcbTexts`).
-    function tcbInfo(bytes calldata packed) external pure returns (bytes32 digest, TcbText memory info, bytes memory table) {
+    function tcbInfo(bytes calldata packed) external view returns (bytes32 digest, TcbText memory info, bytes memory table) {
         bytes memory text = PackedText.unpack(packed);
-        digest = sha256(text);
+        digest = sha256Of(text);
         (info, table) = TcbTexts.tcbInfo(text);
     }
 
     /// @notice Unpacks an identity of the quoting enclave, likewise.
-    function qeIdentity(bytes calldata packed) external pure returns (bytes32 digest, TcbText memory info, bytes memory table) {
+    function qeIdentity(bytes calldata packed) external view returns (bytes32 digest, TcbText memory info, bytes memory table) {
         bytes memory text = PackedText.unpack(packed);
-        digest = sha256(text);
+        digest = sha256Of(text);
         (info, table) = TcbTexts.qeIdentity(text);
+    }
+
+    /// @dev The compiler's own copies the text before it asks the precompile, for 930 gas of a text of 4,113 bytes.
+    function sha256Of(bytes memory text) private view returns (bytes32 digest) {
+        assembly ("memory-safe") {
+            if iszero(staticcall(gas(), 2, add(text, 0x20), mload(text), 0, 0x20)) { revert(0, 0) }
+            digest := mload(0)
+        }
     }
 }

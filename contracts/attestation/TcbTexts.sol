@@ -30,6 +30,20 @@ library TcbTexts {
         '","mrsigner":"000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000","attributes":"0000000000000000","attributesMask":"FFFFFFFFFFFFFFFF","tcbLevels":['
     );
 
+    /// @dev The components as the vendor has listed them on every platform since 2023, with each number zero: read for
+    ///      6,400 gas a level less than lists of another form, which are read member by member. The first eight and the first three are not always zero.
+    bytes32 private constant SGX_FORM = keccak256(
+        '{"svn":0,"category":"BIOS","type":"Early Microcode Update"},{"svn":0,"category":"OS/VMM","type":"SGX Late Microcode Update"},'
+        '{"svn":0,"category":"OS/VMM","type":"TXT SINIT"},{"svn":0,"category":"BIOS"},{"svn":0,"category":"BIOS"},{"svn":0,"category":"BIOS"},'
+        '{"svn":0},{"svn":0,"category":"OS/VMM","type":"SEAMLDR ACM"},{"svn":0},{"svn":0},{"svn":0},{"svn":0},{"svn":0},{"svn":0},{"svn":0},'
+        '{"svn":0}'
+    );
+    bytes32 private constant TDX_FORM = keccak256(
+        '{"svn":0,"category":"OS/VMM","type":"TDX Module"},{"svn":0,"category":"OS/VMM","type":"TDX Module"},'
+        '{"svn":0,"category":"OS/VMM","type":"TDX Late Microcode Update"},{"svn":0},{"svn":0},{"svn":0},{"svn":0},{"svn":0},{"svn":0},'
+        '{"svn":0},{"svn":0},{"svn":0},{"svn":0},{"svn":0},{"svn":0},{"svn":0}'
+    );
+
     /// @notice Reads TCB info. Table: count of modules, each `major, count, (isvsvn, status)*`; count of levels, each 16 SGX components,
     ///         16 TDX components, PCESVN (2 bytes), status.
     function tcbInfo(bytes memory text) internal pure returns (TcbText memory info, bytes memory table) {
@@ -135,10 +149,17 @@ library TcbTexts {
         rows.append(0, 1);
         while (true) {
             p = Text.expect(p, '{"tcb":{"sgxtcbcomponents":[', 28);
-            p = components(p, end, rows);
+            (bool known, uint256 svns) = Text.digits(p, 398, SGX_FORM, hex"073c41311c1c1c0a");
+            if (known) p += 398;
+            else (svns, p) = components(p, end);
+            rows.append(known ? svns << 64 : svns, 16);
             uint256 pceSvn;
             (pceSvn, p) = Text.number(Text.expect(p, '],"pcesvn":', 11));
-            p = components(Text.expect(p, ',"tdxtcbcomponents":[', 21), end, rows);
+            p = Text.expect(p, ',"tdxtcbcomponents":[', 21);
+            (known, svns) = Text.digits(p, 294, TDX_FORM, hex"073232");
+            if (known) p += 294;
+            else (svns, p) = components(p, end);
+            rows.append(known ? svns << 104 : svns, 16);
             rows.append(pceSvn, 2);
             p = levelEnd(Text.expect(p, "]", 1), end, rows);
             count++;
@@ -150,9 +171,8 @@ library TcbTexts {
     }
 
     /// @dev Sixteen of them. A category and a type may follow each number; they mean nothing to the comparison.
-    function components(uint256 p, uint256 end, Tables.Table memory rows) private pure returns (uint256) {
+    function components(uint256 p, uint256 end) private pure returns (uint256 all, uint256 next) {
         unchecked {
-            uint256 all;
             uint256 i;
             while (true) {
                 // One word holds `{"svn":`, up to three digits and what follows them, or three zeros in a row.
@@ -179,8 +199,7 @@ library TcbTexts {
                 require((Text.word(p) >> 240) & 0xff == COMMA, Text.UnexpectedText());
                 p += 2;
             }
-            rows.append(all, 16);
-            return p + 1;
+            next = p + 1;
         }
     }
 

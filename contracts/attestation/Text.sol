@@ -50,6 +50,29 @@ library Text {
         return position + size;
     }
 
+    /// @notice Reads single digits out of a text that is known but for them, and tells whether it is that text.
+    /// @param form the Keccak-256 of the text with a zero at each of the digits
+    /// @param gaps a byte for each digit: how far it stands from the one before, and the first from the start
+    function digits(uint256 position, uint256 size, bytes32 form, bytes32 gaps)
+        internal
+        pure
+        returns (bool known, uint256 values)
+    {
+        assembly ("memory-safe") {
+            let copy := mload(0x40)
+            mcopy(copy, position, size)
+            let at := copy
+            for {} gaps { gaps := shl(8, gaps) } {
+                at := add(at, byte(0, gaps))
+                let digit := sub(byte(0, mload(at)), 0x30)
+                known := or(known, gt(digit, 9))
+                values := or(shl(8, values), digit)
+                mstore8(at, 0x30)
+            }
+            known := gt(eq(keccak256(copy, size), form), known)
+        }
+    }
+
     /// @notice Moves over a decimal number without leading zeros, up to 65,535.
     function number(uint256 position) internal pure returns (uint256 value, uint256 next) {
         unchecked {

@@ -88,16 +88,17 @@ export async function openRecorded({
   /** Posts TCB info once more and gives its cost. */
   const repost = async (collateral: CollateralOf<'tdx'>) =>
     (await call(collateralCall('postTcbInfo', collateral))).gasUsed
-  /** Counts the bytes of the account that holds the levels of a quote's platform. */
-  const tableSize = async (quote: Uint8Array) => {
+  /** Reads the levels of a quote's platform, as the registry keeps them. */
+  const table = async (quote: Uint8Array): Promise<Hex> => {
     const { fmspc, pceId } = readPckExtension(parseCertificate(parseTdxQuote(quote).chain[0]!))
-    const [table] = await publicClient.readContract({
+    const [account] = await publicClient.readContract({
       address: registry,
       abi: runnerRegistryAbi,
       functionName: 'tcbInfos',
       args: [`0x${fmspc}${pceId}`],
     })
-    return ((await publicClient.getCode({ address: table }))!.length - 2) / 2
+    // One byte stands before them, which stops whoever runs the code.
+    return `0x${(await publicClient.getCode({ address: account }))!.slice(4)}`
   }
   const appraise = (quote: Uint8Array) =>
     publicClient.readContract({
@@ -157,7 +158,7 @@ export async function openRecorded({
     call,
     post,
     repost,
-    tableSize,
+    table,
     appraise,
     register,
     approve,

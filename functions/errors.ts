@@ -17,6 +17,7 @@ const refusalStatus: Record<RefusalReason, number> = {
   bad_frame: 422,
   deadline: 504,
   unfunded: 402,
+  cancelled: 409,
 }
 
 /** Maps every public code to its HTTP status. */

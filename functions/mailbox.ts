@@ -98,6 +98,7 @@ export class Mailbox extends DurableObject {
         const work = this.#receipts.add(this.#runner!, answer, request)
         if (work) state.waitUntil(work.then(() => this.#schedule()))
       },
+      released: (job) => this.#credit?.released(job),
     })
     const domain = { chainId: CHAIN_ID, escrow: ESCROW }
     this.#channels = new ChannelBook({ domain, sql, now, after, pause })
@@ -285,7 +286,7 @@ export class Mailbox extends DurableObject {
         headers: { 'content-type': 'text/event-stream', 'cache-control': 'no-store' },
       })
     if (what === 'webhook') return Response.json(this.#jobs.replay(runner, id), { status: 202 })
-    if (request.method === 'DELETE') return Response.json(this.#jobs.cancel(runner, id))
+    if (request.method === 'DELETE') return Response.json(await this.#jobs.cancel(runner, id))
     return Response.json(this.#jobs.view(runner, id))
   }
 

@@ -25,8 +25,8 @@ export type Channel = {
   /** Sum of the prices of jobs accepted and not yet finished. */
   reserved: bigint
   highestJob: bigint
-  /** Jobs being run, with the digests of their sealed bodies, and whom to tell how they end. */
-  running: Map<bigint, { bodyHash: string; waiting: ((finished: Finished) => void)[] }>
+  /** Jobs being run, with the digests of their sealed bodies, whom to tell how they end, and what lets go of them. */
+  running: Map<bigint, { bodyHash: string; waiting: ((finished: Finished) => void)[]; cancel: () => void }>
   /** Digests of the sealed bodies of jobs that ended, as far back as a new job may lie. */
   ended: Map<bigint, string>
   /** Up to this number only the journal knows which jobs ended; one it does not know may have been, so it is not begun. */

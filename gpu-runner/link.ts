@@ -4,6 +4,7 @@ import { toBase64, utf8 } from '../protocol/bytes.ts'
 import { remedyFor } from '../protocol/evidence/remedies.ts'
 import { type EvidenceRefusalReason, refusalReasons } from '../protocol/evidence/verdict.ts'
 import {
+  type Cancel,
   decodeFrame,
   encodeHello,
   encodeJobAnswer,
@@ -32,6 +33,8 @@ export type LinkDeps = {
   load: () => { queued: number; capacity: number }
   /** Takes the jobs of one message and gives each result to `reply`; must not throw. */
   handle: (requests: JobRequest[], reply: (result: LinkResult) => void) => void
+  /** Lets go of a job nobody waits for any more; must not throw. Without it jobs taken are seen through. */
+  cancel?: (job: Cancel) => void
   log: Log
   random: () => number
 }
@@ -69,7 +72,7 @@ export function openLink(deps: LinkDeps): Link {
         own.send(joinFrames([encodeHello(deps.hello())]))
       })
       own.on('message', (data: Buffer) => {
-        const requests = readRequests(data, {
+        const { requests, cancels } = readMessage(data, {
           refuse: (refusal) => outbox.push(encodeJobRefusal(refusal)),
           log: deps.log,
         })
@@ -79,6 +82,7 @@ export function openLink(deps: LinkDeps): Link {
             ? outbox.push(result.frame ?? encodeJobAnswer(result), result.ticket)
             : outbox.push(encodeJobRefusal(result))
         if (requests.length > 0) deps.handle(requests, reply)
+        for (const cancel of cancels) deps.cancel?.(cancel)
       })
       own.on('unexpected-response', (_, response) => {
         deps.log('link_refused', { status: response.statusCode ?? 0 })
@@ -147,11 +151,11 @@ function openOutbox(socket: WebSocket, load: () => Uint8Array): Outbox {
   }
 }
 
-/** Reads the job requests of a message. A frame that cannot be read is refused if it can still be told whose it is. */
-function readRequests(
+/** Reads the job requests of a message, and the jobs to let go of. A frame that cannot be read is refused if it can still be told whose it is. */
+function readMessage(
   data: Buffer,
   { refuse, log }: { refuse: (refusal: JobRefusal) => void; log: Log },
-): JobRequest[] {
+): { requests: JobRequest[]; cancels: Cancel[] } {
   let frames: Uint8Array[] = []
   try {
     frames = splitFrames(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
@@ -159,10 +163,12 @@ function readRequests(
     log('link_malformed_message', { bytes: data.length })
   }
   const requests: JobRequest[] = []
+  const cancels: Cancel[] = []
   for (const frame of frames) {
     try {
       const decoded = decodeFrame(frame)
       if (decoded.type === 'jobRequest') requests.push(decoded)
+      else if (decoded.type === 'cancel') cancels.push(decoded)
     } catch (error) {
       log('link_malformed_frame', { bytes: frame.length })
       const ticket = ticketOf(frame)
@@ -170,5 +176,5 @@ function readRequests(
       if (ticket !== null) refuse({ ticket, reason: 'bad_frame', detail })
     }
   }
-  return requests
+  return { requests, cancels }
 }

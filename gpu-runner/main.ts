@@ -343,6 +343,7 @@ const openOwnLink = () =>
     },
     load: () => ({ queued: service.inFlight, capacity: config.ASSAY_CAPACITY }),
     handle: (requests, reply) => service.handleAll(requests, reply),
+    cancel: (job) => service.cancel(job),
     log,
     random: Math.random,
   })

@@ -26,6 +26,8 @@ export type AcceptedJob = {
   /** Commitment to the input, and digest of the execution descriptor: 32 bytes each. */
   input: Uint8Array
   execution: Uint8Array
+  /** Whether it may still be let go of: what is recorded has a receipt, what was cancelled gets none. */
+  stage: 'open' | 'recorded' | 'cancelled'
   done: (answer: RecordedAnswer) => void
   failed: (error: Error) => void
 }

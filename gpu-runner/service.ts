@@ -2,7 +2,7 @@ import { equalBytes, type Hex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import { contextId, direction, envelopeInfo, envelopeKeys } from '../protocol/envelope.ts'
 import { type Execution, executionDigest } from '../protocol/execution.ts'
-import type { JobRequest, RefusalReason } from '../protocol/frames.ts'
+import type { Cancel, JobRequest, RefusalReason } from '../protocol/frames.ts'
 import { type HpkeKeyPair, setupRecipient } from '../protocol/hpke.ts'
 import type { Listing } from '../protocol/listing.ts'
 import type { Manifest } from '../protocol/manifest.ts'
@@ -13,7 +13,7 @@ import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
 import { type Channel, checkJob, checkTerms, type Finished, isTooOld, newChannel, noteEnded, rest } from './channels.ts'
 import { digestText, textOfDigest } from './digestText.ts'
-import { Batcher, type RunResult } from './engine/batcher.ts'
+import { Batcher, type QueuedRun, type RunResult } from './engine/batcher.ts'
 import { RunDeadlineError } from './engine/executor.ts'
 import { Funds, type FundsReader } from './funds.ts'
 import { type Journal, JournalError } from './journal.ts'
@@ -115,12 +115,19 @@ export class JobService {
     const batcher = new Batcher<AcceptedJob>({
       run: this.#metered(model.run),
       // Not waited for: the engine takes the next jobs while the disk takes these.
-      finish: async (results) => this.#recorder.push(results.map(({ tag, result }) => outcomeOf(tag, result))),
+      finish: async (results) => this.#record(results.map(({ tag, result }) => outcomeOf(tag, result))),
       batchSizes: model.batchSizes,
       parallel: this.#deps.parallel ?? 1,
       now: this.#deps.now,
     })
     this.#models.set(model.digest, { model, batcher, execution: executionDigest(model.execution), inFlight: 0 })
+  }
+
+  /** Hands outcomes to the recorder, from where nothing takes them back. What was cancelled gets no receipt. */
+  #record(outcomes: readonly Outcome[]): void {
+    const wanted = outcomes.filter(({ job }) => job.stage === 'open')
+    for (const { job } of wanted) job.stage = 'recorded'
+    if (wanted.length > 0) this.#recorder.push(wanted)
   }
 
   #metered(run: ServedModel['run']): ServedModel['run'] {
@@ -178,6 +185,11 @@ export class JobService {
   handleAll(requests: readonly JobRequest[], reply: (result: LinkResult) => void): void {
     if (requests.length > 1) this.#takeHighestVouchers(requests)
     for (const request of requests) this.#handle(request, reply)
+  }
+
+  /** Lets go of a job nobody waits for any more: one that has no receipt yet is refused and costs nothing. */
+  cancel({ channel, job }: Cancel): void {
+    this.#channels.get(keyOf(channel))?.running.get(job)?.cancel()
   }
 
   /** Handles one request; never throws. */
@@ -302,6 +314,7 @@ export class JobService {
       envelope,
       input: noCommitment,
       execution: served.execution,
+      stage: 'open',
       done: (answer) => {
         this.#deps.meter?.answered(answer.receipt.status, performance.now() - begun)
         end({ answer })
@@ -314,8 +327,16 @@ export class JobService {
     }
     served.inFlight++
     this.#reserve(channel, job)
-    channel.running.set(job, { bodyHash, waiting })
-    this.#run(served, accepted, plaintext, request.deadlineMs)
+    let queued: QueuedRun<AcceptedJob> | null = null
+    const cancel = () => {
+      if (accepted.stage !== 'open') return
+      accepted.stage = 'cancelled'
+      // The batcher does not run what is late.
+      if (queued) queued.deadline = 0
+      end(refusal('cancelled', 'The job was cancelled before it was answered; nothing was charged.'))
+    }
+    channel.running.set(job, { bodyHash, waiting, cancel })
+    queued = this.#run(served, accepted, plaintext, request.deadlineMs)
   }
 
   /** Refuses a job that is not covered, not funded, or too many; null for one to run. */
@@ -351,17 +372,20 @@ export class JobService {
     if (this.#inFlight === 0) for (const resolve of this.#idle.splice(0)) resolve()
   }
 
-  #run({ model, batcher }: Served, job: AcceptedJob, plaintext: Uint8Array, deadlineMs: number): void {
+  #run({ model, batcher }: Served, job: AcceptedJob, plaintext: Uint8Array, deadlineMs: number) {
     try {
       const body = decodeBody('inputs', plaintext)
       if (body.error !== undefined) throw new TensorError('A request carries tensors, not an error.')
       const feeds = model.fixed.length > 0 ? [...body.tensors, ...model.fixed] : body.tensors
       job.input = tensorCommitment(saltOf(body), feeds)
       checkTensors(body.tensors, model.manifest.inputs)
-      batcher.push({ tag: job, feeds: body.tensors, deadline: this.#deps.now() + deadlineMs })
+      const queued = { tag: job, feeds: body.tensors, deadline: this.#deps.now() + deadlineMs }
+      batcher.push(queued)
+      return queued
     } catch (error) {
       const message = error instanceof Error ? error.message : 'The request cannot be read.'
-      this.#recorder.push([{ job, status: jobStatus.badInput, outputs: [], error: message }])
+      this.#record([{ job, status: jobStatus.badInput, outputs: [], error: message }])
+      return null
     }
   }
 

@@ -13,7 +13,7 @@ import {
 import { decodeTerms, encodeTerms, type Terms, termsLength } from './terms.ts'
 
 /** Numbers the kinds of frame. */
-export const frameType = { jobRequest: 1, jobAnswer: 2, jobRefusal: 3, load: 4, hello: 5 } as const
+export const frameType = { jobRequest: 1, jobAnswer: 2, jobRefusal: 3, load: 4, hello: 5, cancel: 6 } as const
 
 /** Lists why a job is refused before it runs; the position plus one is the code on the wire. */
 export const refusalReasons = [
@@ -33,6 +33,7 @@ export const refusalReasons = [
   'bad_frame',
   'deadline',
   'unfunded',
+  'cancelled',
 ] as const
 
 /** Names why a job was refused before it ran. */
@@ -66,6 +67,9 @@ export type JobRefusal = { ticket: number; reason: RefusalReason; detail: string
 /** Reports how many jobs wait at a runner and how many it takes at once. */
 export type Load = { queued: number; capacity: number }
 
+/** Asks a runner to let go of a job: nobody waits for it any more. One with a receipt is not touched by it. */
+export type Cancel = { channel: Uint8Array; job: bigint }
+
 /** Introduces a runner to its mailbox: the models it serves (digests) and how many jobs it takes at once. */
 export type Hello = {
   models: string[]
@@ -85,6 +89,7 @@ export type Frame =
   | ({ type: 'jobRefusal' } & JobRefusal)
   | ({ type: 'load' } & Load)
   | ({ type: 'hello' } & Hello)
+  | ({ type: 'cancel' } & Cancel)
 
 const openingFlag = 1
 const voucherFlag = 2
@@ -239,6 +244,16 @@ export function encodeLoad({ queued, capacity }: Load): Uint8Array<ArrayBuffer> 
   return bytes
 }
 
+/** Writes what asks a runner to let go of a job. Throws EncodingError when the channel has the wrong width. */
+export function encodeCancel({ channel, job }: Cancel): Uint8Array<ArrayBuffer> {
+  expectLength(channel, 32, 'channel')
+  const bytes = new Uint8Array(41)
+  bytes[0] = frameType.cancel
+  bytes.set(channel, 1)
+  new DataView(bytes.buffer).setBigUint64(33, job)
+  return bytes
+}
+
 /** Writes a runner's introduction. */
 export function encodeHello(hello: Hello): Uint8Array<ArrayBuffer> {
   const text = utf8(JSON.stringify(hello))
@@ -296,6 +311,11 @@ export function decodeFrame(bytes: Uint8Array): Frame {
     }
     case frameType.hello:
       return { type: 'hello', ...readHello(reader) }
+    case frameType.cancel: {
+      const cancel = { channel: reader.take(32), job: reader.u64() }
+      reader.end()
+      return { type: 'cancel', ...cancel }
+    }
     default:
       throw new EncodingError(`Unknown frame type ${type}.`)
   }

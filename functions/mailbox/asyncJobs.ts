@@ -17,6 +17,8 @@ const maxStoredBytes = 512 * 1024 * 1024
 const retryMs = 1_000
 /** When a job that is under way is looked after should this object be stopped meanwhile, in milliseconds. */
 const watchMs = 30_000
+/** How long a runner is waited for that was asked to let go of a job, in milliseconds. */
+const cancelMs = 2_000
 /** How often a silent event stream says that it lives, in milliseconds. */
 const heartbeatMs = 15_000
 
@@ -72,6 +74,8 @@ function viewOf(runner: Hex, row: JobRow) {
   }
 }
 
+const ended = (state: JobRow['state']) => new AssayError('conflict', `The job is ${state}.`, { hint: 'It has ended.' })
+
 const unknownJob = () =>
   new AssayError('not_found', 'There is no such job, or it ended more than a day ago.', {
     hint: 'Post the same frame again: the runner answers from its journal.',
@@ -81,6 +85,8 @@ const unknownJob = () =>
 export class AsyncJobs {
   readonly #deps: AsyncJobsDeps
   readonly #live = new Set<string>()
+  /** Jobs cancelled on their way to the relay. */
+  readonly #unwanted = new Set<string>()
   readonly #watchers = new Map<string, Set<(view: JobView) => void>>()
 
   constructor(deps: AsyncJobsDeps) {
@@ -181,17 +187,25 @@ export class AsyncJobs {
     })
   }
 
-  /** Cancels a job the runner does not have yet. Throws `conflict` when it has, or when the job has ended. */
-  cancel(runner: Hex, id: string): JobView {
+  /** Cancels a job: at once where the runner does not have it, and otherwise by asking the runner to let go of it. Throws `conflict` when the runner does not, or when the job has ended. */
+  async cancel(runner: Hex, id: string): Promise<JobView> {
+    const { relay } = this.#deps
     const row = this.#row(id)
     const [channel, job] = row.key.split(':') as [string, string]
-    if (row.state === 'running' || isFinal(row.state))
-      throw new AssayError('conflict', `The job is ${row.state}.`, {
-        hint: row.state === 'running' ? 'The runner has it: it is charged if it is answered in time.' : 'It has ended.',
-      })
-    this.#finish(runner, id, 'cancelled', null)
-    this.#deps.relay.cancel(channel, BigInt(job))
-    return this.view(runner, id)
+    if (isFinal(row.state)) throw ended(row.state)
+    if (row.state === 'queued') {
+      if (this.#live.has(id)) this.#unwanted.add(id)
+      this.#finish(runner, id, 'cancelled', null)
+      relay.cancel(channel, BigInt(job))
+      return this.view(runner, id)
+    }
+    const asked = relay.cancel(channel, BigInt(job)) === 'asked'
+    const view = asked ? await this.settled(runner, id, cancelMs) : this.view(runner, id)
+    if (view.state === 'cancelled') return view
+    if (isFinal(view.state)) throw ended(view.state)
+    throw new AssayError('conflict', `The job is ${view.state}, and its runner has not let go of it.`, {
+      hint: 'It is charged if it is answered in time. Ask again in a moment.',
+    })
   }
 
   /** Sends a job's webhook again from the first attempt. Throws `conflict` when there is nothing to send. */
@@ -266,7 +280,7 @@ export class AsyncJobs {
     }
     const work = async () => {
       try {
-        const answer = await relay.submit(frame, { maxMs: leftMs, onSent })
+        const answer = await relay.submit(frame, { maxMs: leftMs, onSent, isWanted: () => !this.#unwanted.has(id) })
         const decoded = decodeFrame(answer)
         if (decoded.type === 'jobRefusal') return this.#refused(runner, id, decoded.reason, decoded.detail)
         store.putFrame(id, 'answer', answer)
@@ -276,6 +290,7 @@ export class AsyncJobs {
         this.#refused(runner, id, error.code, error.message)
       } finally {
         this.#live.delete(id)
+        this.#unwanted.delete(id)
       }
     }
     void work()
@@ -289,7 +304,8 @@ export class AsyncJobs {
       // A job the runner may have had stays `running`: another cannot be promised that it was never taken.
       store.move(id, row.state, now() + retryMs)
       changed()
-    } else if (code === 'deadline') this.#finish(runner, id, 'expired', { code, detail })
+    } else if (code === 'cancelled') this.#finish(runner, id, 'cancelled', null)
+    else if (code === 'deadline') this.#finish(runner, id, 'expired', { code, detail })
     else this.#finish(runner, id, 'refused', { code, detail })
   }
 

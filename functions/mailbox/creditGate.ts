@@ -170,6 +170,13 @@ export class CreditGate {
     }
   }
 
+  /** Frees what is held for a job that nobody waits for any more and that its runner says did not run. */
+  released({ channel, job }: Pick<JobRequest, 'channel' | 'job'>): void {
+    const key = keyOf(channel, job)
+    const reservation = this.#reserved.get(key)
+    if (reservation && !reservation.waiting) this.#release(key, reservation)
+  }
+
   /** Gives back what no job needs. Called by the buyer's account. */
   giveBack(buyer: Hex): Returned {
     const purse = this.#purse(buyer)

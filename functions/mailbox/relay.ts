@@ -1,6 +1,7 @@
 import { equalBytes, toHex } from '../../protocol/bytes.ts'
 import {
   decodeFrame,
+  encodeCancel,
   type Frame,
   type Hello,
   type JobAnswer,
@@ -26,9 +27,14 @@ const gatherMs = 2
 /** Jobs that leave at once however many messages are on their way. */
 const fullBatch = 64
 const maxBatchJobs = 256
+/** Jobs remembered as given up: a runner that never says what became of them must not fill the memory. */
+const maxGivenUp = 4_096
 const maxBatchBytes = 8 * 1024 * 1024
 /** Most bytes of jobs held for a runner: an object has 128 MiB in all. */
 const maxHeldBytes = 48 * 1024 * 1024
+
+/** What is remembered of a request beside its body. */
+export type Asked = Omit<JobRequest, 'ticket' | 'body' | 'context' | 'deadlineMs'>
 
 /** What a relay needs: a way to the runner, the clock in milliseconds, timers, where tickets start, and who is told of answers. */
 export type RelayDeps = {
@@ -36,11 +42,13 @@ export type RelayDeps = {
   now: () => number
   after: (ms: number, run: () => void) => void
   firstTicket: number
-  answered: (answer: JobAnswer, request: JobRequest) => void
+  answered: (answer: JobAnswer, request: Asked) => void
+  /** Told that a job nobody waits for any more did not run, and will not. */
+  released?: (job: Pick<JobRequest, 'channel' | 'job'>) => void
 }
 
-/** Configures one job: how long it may take at most, who is told when it leaves for the runner, and what its bytes say where that is known already. */
-export type SubmitOptions = { maxMs?: number; onSent?: () => void; decoded?: Frame }
+/** Configures one job: how long it may take at most, who is told when it leaves for the runner, whether it is still wanted, and what its bytes say where that is known already. */
+export type SubmitOptions = { maxMs?: number; onSent?: () => void; isWanted?: () => boolean; decoded?: Frame }
 
 type Job = {
   key: string
@@ -58,10 +66,20 @@ type Job = {
   reject: (error: AssayError) => void
 }
 
+const keyOf = ({ channel, job }: Pick<JobRequest, 'channel' | 'job'>) => `${toHex(channel)}:${job}`
+/** Copies what is remembered: a view would hold the whole request. */
+const askedOf = ({ channel, job, opening, voucher }: JobRequest): Asked => ({
+  channel: channel.slice(),
+  job,
+  ...(opening ? { opening: { ...opening, enc: opening.enc.slice() } } : {}),
+  ...(voucher ? { voucher: { ...voucher, signature: voucher.signature.slice() } } : {}),
+})
 const jobError = (code: ConstructorParameters<typeof AssayError>[0], detail: string, accepted: boolean, hint: string) =>
   new AssayError(code, detail, { hint, extra: { accepted } })
 const retryHint = 'Retry the same job number with the same body: it is charged once at most.'
 const moveHint = 'The runner never had it: seal it to another.'
+const cancelled = () =>
+  jobError('cancelled', 'The job was cancelled; nothing was charged.', false, 'Ask again with a new job number.')
 const unreachable = (accepted: boolean) =>
   jobError('runner_unreachable', 'The runner is not connected.', accepted, accepted ? retryHint : moveHint)
 
@@ -73,6 +91,8 @@ export class Relay {
   readonly #answers = new AnswerCache()
   #queue: Job[] = []
   #onWire = 0
+  /** Jobs given up by their tickets, until the runner says what became of them. */
+  readonly #givenUp = new Map<number, Asked>()
   #heldBytes = 0
   #nextTicket: number
   #connected = false
@@ -128,6 +148,8 @@ export class Relay {
     this.#connected = false
     this.#ready = false
     this.#unanswered = 0
+    // A runner answers on the socket it was asked on, or not at all.
+    this.#givenUp.clear()
     const again = [...this.#byTicket.values()].filter(({ onWire }) => onWire)
     for (const job of again) job.onWire = false
     this.#onWire = 0
@@ -157,7 +179,7 @@ export class Relay {
   submit(bytes: Uint8Array, options: SubmitOptions = {}): Promise<Uint8Array> {
     const request = options.decoded ?? decodeFrame(bytes)
     if (request.type !== 'jobRequest') throw new AssayError('bad_frame', 'Only job requests are posted here.')
-    const key = `${toHex(request.channel)}:${request.job}`
+    const key = keyOf(request)
     const conflict = () =>
       new AssayError('job_conflict', `Job ${request.job} was asked with another body.`, {
         hint: 'Take a new job number.',
@@ -171,6 +193,7 @@ export class Relay {
     const known = this.#answers.find(key, request.body)
     if (known === 'other') throw conflict()
     if (known) return Promise.resolve(known)
+    if (options.isWanted?.() === false) throw cancelled()
     this.#admit(bytes)
     return this.#enqueue(key, request, bytes, options)
   }
@@ -207,16 +230,21 @@ export class Relay {
 
   #takeTicket(): number {
     do this.#nextTicket = (this.#nextTicket + 1) >>> 0 || 1
-    while (this.#byTicket.has(this.#nextTicket))
+    while (this.#byTicket.has(this.#nextTicket) || this.#givenUp.has(this.#nextTicket))
     return this.#nextTicket
   }
 
-  /** Cancels a job the runner never had. Tells whether it did. */
-  cancel(channel: string, job: bigint): boolean {
+  /** Cancels a job: one the runner never had ends at once, of another the runner is asked to let go, and says whether it could. Tells which; `unknown` where nobody can be asked. */
+  cancel(channel: string, job: bigint): 'ended' | 'asked' | 'unknown' {
     const waiting = this.#byKey.get(`${channel}:${job}`)
-    if (!waiting || waiting.sent) return false
-    this.#fail(waiting, jobError('conflict', 'The job was cancelled.', false, 'Ask again with a new job number.'))
-    return true
+    if (!waiting) return 'unknown'
+    if (!waiting.sent) {
+      this.#fail(waiting, cancelled())
+      return 'ended'
+    }
+    if (!waiting.onWire) return 'unknown'
+    this.#deps.send(joinFrames([encodeCancel(waiting.request)]))
+    return 'asked'
   }
 
   /** Sends what waits: in a moment, so that jobs of one turn leave in one message, or after gathering a little. */
@@ -260,18 +288,42 @@ export class Relay {
   /** Takes an answer or refusal and gives it to who waits. Throws AssayError when it answers another job than was asked. */
   settle(frame: Uint8Array, decoded: JobAnswer | { ticket: number }): void {
     const job = this.#byTicket.get(decoded.ticket)
+    if (!job) this.#settleGivenUp(decoded)
     // Nobody waits any more: the answer stays in the runner's journal for the buyer's retry.
     if (!job?.sent) return
     if ('receipt' in decoded) {
-      const { channel, job: number } = decoded.receipt
       // Anything else would give one buyer's answer to another.
-      if (`${toHex(channel)}:${number}` !== job.key) throw new AssayError('bad_frame', 'An answer to another job.')
+      if (keyOf(decoded.receipt) !== job.key) throw new AssayError('bad_frame', 'An answer to another job.')
       setTicket(frame, 0)
       this.#answers.put(job.key, job.request.body, frame)
       this.#deps.answered(decoded, job.request)
     } else setTicket(frame, 0)
     this.#forget(job)
     job.resolve(frame)
+  }
+
+  /** Takes what a runner says of a job that was given up: a receipt that was there first is its right, a refusal means that it did not run. */
+  #settleGivenUp(decoded: JobAnswer | { ticket: number }): void {
+    const job = this.#givenUp.get(decoded.ticket)
+    if (!job) return
+    this.#givenUp.delete(decoded.ticket)
+    if ('receipt' in decoded) {
+      if (keyOf(decoded.receipt) !== keyOf(job)) throw new AssayError('bad_frame', 'An answer to another job.')
+      this.#deps.answered(decoded, job)
+    }
+    // The same job may have been asked for again meanwhile.
+    else if (!this.#byKey.has(keyOf(job))) this.#deps.released?.(job)
+  }
+
+  /** Asks the runner to let go of jobs nobody waits for any more. */
+  #giveUp(jobs: readonly Job[]): void {
+    const reachable = jobs.filter(({ onWire }) => onWire)
+    if (reachable.length === 0) return
+    for (const { ticket, request } of reachable) {
+      this.#givenUp.set(ticket, askedOf(request))
+      if (this.#givenUp.size > maxGivenUp) this.#givenUp.delete(this.#givenUp.keys().next().value!)
+    }
+    this.#deps.send(joinFrames(reachable.map(({ request }) => encodeCancel(request))))
   }
 
   #fail(job: Job, error: AssayError): void {
@@ -301,7 +353,9 @@ export class Relay {
   #sweep(): void {
     const now = this.#deps.now()
     const away = !this.#connected && now - this.#lostAt >= reconnectMs
-    for (const job of [...this.#byTicket.values()]) {
+    const jobs = [...this.#byTicket.values()]
+    if (!away && this.#ready) this.#giveUp(jobs.filter(({ deadline }) => deadline <= now))
+    for (const job of jobs) {
       const { sent } = job
       if (away) this.#fail(job, unreachable(sent))
       else if (job.deadline <= now)

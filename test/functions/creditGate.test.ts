@@ -57,7 +57,7 @@ beforeAll(async () => {
   }
 })
 
-type Fate = 'answer' | 'refuse' | 'fail' | 'run and be silent' | 'answer late'
+type Fate = 'answer' | 'refuse' | 'fail' | 'run and be silent' | 'answer late' | 'let wait'
 
 /** Two mailboxes over one account, on a clock of their own; runners do with each job what `fate` says. */
 function open({ deposit = 1_000n } = {}) {
@@ -88,8 +88,14 @@ function open({ deposit = 1_000n } = {}) {
       after,
       firstTicket: 1,
       send(message) {
-        if (!life.over) for (const bytes of splitFrames(message)) serve(decodeFrame(bytes) as JobRequest)
+        if (life.over) return
+        for (const bytes of splitFrames(message)) {
+          const frame = decodeFrame(bytes)
+          if (frame.type === 'cancel') letGo(keyOfJob(frame))
+          else serve(frame as { type: 'jobRequest' } & JobRequest)
+        }
       },
+      released: (job) => gate.released(job),
       answered(answer, request) {
         gate.answered(answer.receipt)
         book.note(runners[which]!, answer, request)
@@ -117,6 +123,15 @@ function open({ deposit = 1_000n } = {}) {
         body: new Uint8Array(0),
       }
     }
+    const queued = new Map<string, number>()
+    const keyOfJob = ({ channel, job }: Pick<JobRequest, 'channel' | 'job'>) => `${toHex(channel)}:${job}`
+    function letGo(key: string): void {
+      const ticket = queued.get(key)
+      if (ticket === undefined) return
+      queued.delete(key)
+      const refusal = { ticket, reason: 'cancelled', detail: '' } as const
+      after(1, () => relay.settle(encodeJobRefusal(refusal), refusal))
+    }
     function serve(request: JobRequest): void {
       world.handed++
       const copy = { ...request, channel: request.channel.slice() }
@@ -125,7 +140,11 @@ function open({ deposit = 1_000n } = {}) {
         const refusal = { ticket: copy.ticket, reason: 'at_capacity', detail: '' } as const
         after(1, () => relay.settle(encodeJobRefusal(refusal), refusal))
       } else if (what === 'run and be silent') answer(copy, 0)
-      else if (what === 'answer late') held.push(answer(copy, 0))
+      else if (what === 'let wait') {
+        // What it has journalled it answers; it begins nothing else.
+        if (journal.has(keyOfJob(copy))) after(1, answer(copy, 0))
+        else queued.set(keyOfJob(copy), copy.ticket)
+      } else if (what === 'answer late') held.push(answer(copy, 0))
       else after(1, answer(copy, what === 'answer' ? 0 : 2))
     }
     const book = new ChannelBook({ domain, sql, now, after, pause: async () => {} })
@@ -271,6 +290,27 @@ describe('a credit gate', () => {
     expect(await gather()).toEqual({ deposit: 100n, owed: 20n, leased: 0n, available: 80n })
   })
 
+  test('behavior: a job still waiting at its runner when its time is over is let go of, and comes back whole', async () => {
+    const { ask, wait, as, gather } = open({ deposit: 50n })
+    as('let wait')
+    for (let turn = 0; turn < 12; turn++) {
+      const waiting = ask(0, 0)
+      await wait(1_500)
+      expect(await waiting).toBe('deadline')
+    }
+    expect(await gather()).toEqual({ deposit: 50n, owed: 0n, leased: 0n, available: 50n })
+  })
+
+  test('behavior: a receipt that comes after its buyer gave up is what the job cost', async () => {
+    const { ask, wait, as, deliver, gather } = open({ deposit: 100n })
+    as('answer late')
+    const late = ask(0, 0)
+    await wait(1_500)
+    expect(await late).toBe('deadline')
+    deliver(0)
+    expect(await gather()).toEqual({ deposit: 100n, owed: 10n, leased: 0n, available: 90n })
+  })
+
   test('behavior: answers out of order, and later totals before earlier ones, add up', async () => {
     const { ask, wait, as, deliver, gather } = open({ deposit: 1_000n })
     as('answer late')
@@ -370,7 +410,7 @@ describe('a credit gate', () => {
     { weight: 1, arbitrary: fc.record({ do: fc.constant('lose' as const), which: fc.nat(1), channel: fc.nat(1) }) },
     { weight: 1, arbitrary: fc.record({ do: fc.constant('crash' as const), which: fc.nat(1), channel: fc.nat(1) }) },
   )
-  const fates: Fate[] = ['answer', 'answer', 'answer', 'refuse', 'fail', 'run and be silent', 'answer late']
+  const fates: Fate[] = ['answer', 'answer', 'answer', 'refuse', 'fail', 'run and be silent', 'answer late', 'let wait']
 
   test('property: whatever runners, buyers and crashes do, what can be claimed never passes the deposit', async () => {
     await fc.assert(

@@ -4,7 +4,7 @@ import { Webhook } from 'standardwebhooks'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { webhookTarget } from '../../functions/mailbox/webhooks.ts'
 import { utf8 } from '../../protocol/bytes.ts'
-import { decodeFrame, encodeJobRefusal, type JobRequest } from '../../protocol/frames.ts'
+import { decodeFrame, encodeJobRefusal, type JobRequest, splitFrames } from '../../protocol/frames.ts'
 import { domain, keyOf, model, openEdge, type TestEdge, until } from './edgeSetup.ts'
 import { type FakeRunner, honest, jobFrame, openRunner } from './fakeRunner.ts'
 
@@ -180,13 +180,40 @@ describe('asynchronous jobs', () => {
     const first = await submit(1n)
     await reach(first.view.links.self, 'running')
     const second = await submit(2n)
-    expect(await call(first.view.links.self, 'DELETE')).toMatchObject({ status: 409 })
+    // A runner that does not say that it let go may still answer.
+    expect(await call(first.view.links.self, 'DELETE')).toMatchObject({ status: 409, body: { code: 'conflict' } })
     expect(await call(second.view.links.self, 'DELETE')).toMatchObject({ status: 200, body: { state: 'cancelled' } })
     expect(await call(second.view.links.self, 'DELETE')).toMatchObject({ status: 409 })
     await honest(by, domain)(fake.requests, fake)
     await reach(first.view.links.self, 'done')
     await new Promise((resolve) => setTimeout(resolve, 100))
     expect(fake.requests.map(({ job }) => job)).toEqual([1n])
+    await fake.close()
+  })
+
+  test('behavior: a job its runner has is cancelled when the runner lets go of it; racing the answer, one of the two wins', async () => {
+    const { open, submit, call, reach, by } = await setup('letting go', () => {})
+    const fake = await open({ hello: { models: [model], capacity: 100, credit: 10 } })
+    const asked: bigint[] = []
+    fake.socket.on('message', (data: Buffer) => {
+      for (const frame of splitFrames(new Uint8Array(data)).map((bytes) => decodeFrame(bytes))) {
+        if (frame.type !== 'cancel') continue
+        asked.push(frame.job)
+        const request = fake.requests.find(({ job }) => job === frame.job)!
+        if (frame.job === 1n)
+          fake.send(encodeJobRefusal({ ticket: request.ticket, reason: 'cancelled', detail: 'Let go of.' }))
+        // Its receipt was there first.
+        else void honest(by, domain)([request], fake)
+      }
+    })
+    const [first, second] = [await submit(1n), await submit(2n)]
+    await reach(first.view.links.self, 'running')
+    await reach(second.view.links.self, 'running')
+    expect(await call(first.view.links.self, 'DELETE')).toMatchObject({ status: 200, body: { state: 'cancelled' } })
+    expect(await call(second.view.links.self, 'DELETE')).toMatchObject({ status: 409, body: { code: 'conflict' } })
+    expect((await call(second.view.links.self)).body.state).toBe('done')
+    expect((await call(first.view.links.self)).body.state).toBe('cancelled')
+    expect(asked).toEqual([1n, 2n])
     await fake.close()
   })
 

@@ -3,11 +3,12 @@ import { describe, expect, test } from 'vitest'
 import { AssayError } from '../../functions/errors.ts'
 import { AnswerCache } from '../../functions/mailbox/answerCache.ts'
 import { Relay, type RelayDeps } from '../../functions/mailbox/relay.ts'
-import { utf8 } from '../../protocol/bytes.ts'
+import { fromHex, utf8 } from '../../protocol/bytes.ts'
 import {
   decodeFrame,
   encodeJobAnswer,
   encodeJobRefusal,
+  type Frame,
   type JobAnswer,
   type JobRequest,
   splitFrames,
@@ -70,6 +71,9 @@ const codeOf = (promise: Promise<unknown>) =>
     () => 'answered',
     (error: AssayError) => `${error.code} ${error.extra?.accepted}`,
   )
+const reasonOf = (frame: Uint8Array) => {
+  expect(decodeFrame(frame)).toMatchObject({ type: 'jobRefusal', reason: 'cancelled', ticket: 0 })
+}
 const caught = (run: () => unknown) => {
   try {
     run()
@@ -237,19 +241,65 @@ describe('Relay', () => {
     expect(caught(() => relay.submit(jobFrame(3n, body)))).toBe('at_capacity false')
   })
 
-  test('a cancelled job never reaches the runner; one it has cannot be cancelled', async () => {
-    const { relay, messages, advance } = connected({ capacity: 10, credit: 1 })
-    void relay.submit(jobFrame(1n, utf8('a'))).catch(() => {})
+  test('a cancelled job never reaches the runner; of one it has the runner is asked to let go', async () => {
+    const sent: Frame[] = []
+    const send = (message: Uint8Array) => void sent.push(...splitFrames(message.slice()).map(decodeFrame))
+    const { relay, advance } = connected({ capacity: 10, credit: 1 }, { send })
+    const first = codeOf(relay.submit(jobFrame(1n, utf8('a'))).then(reasonOf))
     const second = codeOf(relay.submit(jobFrame(2n, utf8('b'))))
     advance(0)
     const channel = `0x${'07'.repeat(32)}`
     expect([relay.cancel(channel, 1n), relay.cancel(channel, 2n), relay.cancel(channel, 3n)]).toEqual([
-      false,
-      true,
-      false,
+      'asked',
+      'ended',
+      'unknown',
     ])
-    expect(await second).toBe('conflict false')
-    expect(messages.flat()).toHaveLength(1)
+    expect(await second).toBe('cancelled false')
+    expect(sent.map(({ type }) => type)).toEqual(['jobRequest', 'cancel'])
+    expect(sent[1]).toEqual({ type: 'cancel', channel: fromHex(channel, 32), job: 1n })
+    // The runner may have been quicker: what it says is how the job ends.
+    const { ticket } = sent[0] as JobRequest
+    const frame = encodeJobRefusal({ ticket, reason: 'cancelled', detail: '' })
+    relay.settle(frame, { ticket })
+    expect(await first).toBe('answered')
+    expect(relay.cancel(channel, 1n)).toBe('unknown')
+    expect(caught(() => relay.submit(jobFrame(3n, utf8('c')), { isWanted: () => false }))).toBe('cancelled false')
+  })
+
+  test('a job whose time is over is given up at the runner too: what it lets go of is released, a receipt that was there first counts', async () => {
+    const sent: Frame[] = []
+    const released: bigint[] = []
+    const { relay, advance, answer, answered } = connected(
+      { capacity: 10, credit: 10 },
+      {
+        send: (message) => void sent.push(...splitFrames(message.slice()).map(decodeFrame)),
+        released: ({ job }) => void released.push(job),
+      },
+    )
+    const ends = [1n, 2n].map((job) => codeOf(relay.submit(jobFrame(job, utf8('a'), { deadlineMs: 500 }))))
+    advance(0)
+    advance(700)
+    expect(await Promise.all(ends)).toEqual(['deadline true', 'deadline true'])
+    const requests = sent.filter((frame) => frame.type === 'jobRequest')
+    expect(sent.flatMap((frame) => (frame.type === 'cancel' ? [frame.job] : []))).toEqual([1n, 2n])
+    const { ticket } = requests[0]!
+    relay.settle(encodeJobRefusal({ ticket, reason: 'cancelled', detail: '' }), { ticket })
+    await answer([requests[1]!])
+    expect([released, answered.map(({ receipt }) => receipt.job)]).toEqual([[1n], [2n]])
+    // Said twice, or on another connection, it means nothing.
+    relay.settle(encodeJobRefusal({ ticket, reason: 'cancelled', detail: '' }), { ticket })
+    expect(released).toEqual([1n])
+  })
+
+  test('attack: an answer to another job than the one given up is not taken for it', async () => {
+    const { relay, advance, messages } = connected()
+    const end = codeOf(relay.submit(jobFrame(1n, utf8('a'), { deadlineMs: 500 })))
+    advance(0)
+    advance(700)
+    expect(await end).toBe('deadline true')
+    const [asked] = messages.flat()
+    const [other] = await signAnswers(signer, domain, [{ ...asked!, job: 2n }])
+    expect(caught(() => relay.settle(encodeJobAnswer(other!), other!))).toMatch(/^bad_frame/)
   })
 
   test('property: whatever breaks and whenever, every job ends once, and what is answered was asked', async () => {

@@ -5,7 +5,9 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { type Link, type LinkDeps, type LinkResult, openLink } from '../../gpu-runner/link.ts'
 import {
+  type Cancel,
   decodeFrame,
+  encodeCancel,
   encodeJobRequest,
   type Frame,
   type JobRequest,
@@ -30,7 +32,7 @@ describe('openLink', () => {
   })
 
   /** Stands in for a mailbox; each connection is one element of `sockets`, in order. */
-  async function open(handle: LinkDeps['handle']) {
+  async function open(handle: LinkDeps['handle'], cancel?: LinkDeps['cancel']) {
     const server = createServer().listen(0, '127.0.0.1')
     await once(server, 'listening')
     const mailbox = new WebSocketServer({ server })
@@ -47,6 +49,7 @@ describe('openLink', () => {
       hello: () => ({ models: [], capacity: 8 }),
       load: () => ({ queued: 2, capacity: 8 }),
       handle,
+      ...(cancel ? { cancel } : {}),
       log: () => {},
       random: () => 0,
     })
@@ -75,6 +78,20 @@ describe('openLink', () => {
       },
     }
   }
+
+  test('behavior: what is cancelled is handed on; without anyone to hand it to it is passed over', async () => {
+    const seen: bigint[] = []
+    const cancel = { channel: new Uint8Array(32).fill(1), job: 5n }
+    for (const take of [({ job }: Cancel) => void seen.push(job), undefined]) {
+      const { connection } = await open((requests, reply) => {
+        for (const { ticket } of requests) reply(refused(ticket))
+      }, take)
+      const { socket, frames, until } = await connection()
+      socket.send(joinFrames([encodeCancel(cancel), encodeJobRequest(request(7))]))
+      await until(() => frames.some((frame) => frame.type === 'jobRefusal' && frame.ticket === 7))
+    }
+    expect(seen).toEqual([5n])
+  })
 
   test('behavior: the jobs of a message come together, and their results leave together with one report of the load', async () => {
     const seen: number[] = []

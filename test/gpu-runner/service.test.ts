@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { developmentKey } from '../../dev/keys.ts'
 import { randomMlp, sampleModel, writeMlp } from '../../dev/sample/model.ts'
@@ -601,6 +602,100 @@ describe('JobService', () => {
     const { receipt, detail } = answered(await service.handle(await ask(of, 1n, { deadlineMs: 0 })))
     expect([receipt.status, receipt.cumulative, detail.price, runs]).toEqual([3, 0n, 0n, 0])
   })
+
+  /** A model whose runs are held until they are let go; counts the rows that ran. */
+  function held() {
+    const gates: (() => void)[] = []
+    const ran = { rows: 0 }
+    const run: ServedModel['run'] = async (feeds, deadlineMs) => {
+      await new Promise<void>((resolve) => gates.push(resolve))
+      ran.rows += feeds[0]!.shape[0]!
+      return executor.run(digest, feeds, deadlineMs)
+    }
+    const begun = async (runs: number) => {
+      while (gates.length < runs) await new Promise((resolve) => setImmediate(resolve))
+    }
+    return { model: { ...served(), run }, gates, ran, begun }
+  }
+
+  test('behavior: a job cancelled in the queue is never run and costs nothing', async () => {
+    const { model, gates, ran, begun } = held()
+    const { service, journal } = open({ model })
+    const of = await channel()
+    const first = service.handle(await ask(of, 1n))
+    await begun(1)
+    const second = service.handle(await ask(of, 2n))
+    expect(service.inFlight).toBe(2)
+    service.cancel({ channel: of.id, job: 2n })
+    expect(refused(await second)).toBe('cancelled')
+    expect(service.inFlight).toBe(1)
+    gates[0]!()
+    answered(await first)
+    // What was held for it is free: a voucher for two jobs covers another.
+    const third = service.handle(await ask(of, 3n, { cumulative: 20n }))
+    await begun(2)
+    gates[1]!()
+    expect(answered(await third).receipt.cumulative).toBe(20n)
+    expect([ran.rows, journal.count(of.id)]).toEqual([2, 2])
+  })
+
+  test('behavior: a job cancelled while it runs gets no receipt; asked for again it is run again and charged once', async () => {
+    const { model, gates, ran, begun } = held()
+    const { service, journal } = open({ model })
+    const of = await channel()
+    const request = await ask(of, 1n)
+    const [first, copy] = [service.handle(request), service.handle(request)]
+    await begun(1)
+    service.cancel({ channel: of.id, job: 1n })
+    expect([refused(await first), refused(await copy)]).toEqual(['cancelled', 'cancelled'])
+    const again = service.handle(request)
+    gates[0]!()
+    await begun(2)
+    gates[1]!()
+    expect(answered(await again).receipt.cumulative).toBe(10n)
+    expect([ran.rows, journal.count(of.id)]).toEqual([2, 1])
+  })
+
+  test('attack: cancelling what has a receipt, or what nobody knows, changes nothing', async () => {
+    const { service, journal } = open()
+    const of = await channel()
+    const request = await ask(of, 1n)
+    const { signature } = answered(await service.handle(request))
+    service.cancel({ channel: of.id, job: 1n })
+    service.cancel({ channel: of.id, job: 2n })
+    service.cancel({ channel: new Uint8Array(32), job: 1n })
+    expect(answered(await service.handle(request)).signature).toEqual(signature)
+    expect([journal.count(of.id), service.inFlight]).toEqual([1, 0])
+  })
+
+  test('property: whenever a cancellation comes, a job has one outcome, and what is charged is what was answered', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(fc.nat(12), { minLength: 1, maxLength: 12 }), async (turns) => {
+        const { service, journal } = open()
+        const of = await channel()
+        const total = 10n * BigInt(turns.length)
+        const requests = await Promise.all(turns.map((_, at) => ask(of, BigInt(at + 1), { cumulative: total })))
+        const results: (JobAnswer | JobRefusal)[] = []
+        const ended = Promise.all(
+          requests.map(async (request, at) => {
+            const handled = service.handle(request).then((result) => void results.push(result))
+            for (let left = turns[at]!; left > 0; left--) await new Promise((resolve) => setImmediate(resolve))
+            service.cancel({ channel: of.id, job: request.job })
+            await handled
+          }),
+        )
+        await ended
+        await service.drain()
+        const good = results.filter((result) => !('reason' in result)).length
+        const cancelled = results.filter((result) => 'reason' in result && result.reason === 'cancelled').length
+        expect(good + cancelled).toBe(turns.length)
+        expect(journal.count(of.id)).toBe(good)
+        expect(journal.latest(of.id)?.receipt.cumulative ?? 0n).toBe(10n * BigInt(good))
+        expect(service.inFlight).toBe(0)
+      }),
+      { numRuns: 25 },
+    )
+  }, 20_000)
 
   test('behavior: rows that share a run have the bits they have alone, and a trial found so', async () => {
     const trial = await probeModel(

@@ -7,6 +7,7 @@ import { canonicalJson } from '../../protocol/canonicalJson.ts'
 import { createEnvelope, direction } from '../../protocol/envelope.ts'
 import {
   decodeFrame,
+  encodeCancel,
   encodeJobAnswer,
   encodeJobRefusal,
   encodeJobRequest,
@@ -191,6 +192,11 @@ describe('encodings', () => {
         reason,
         detail: 'why',
       })
+    const cancel = { channel: new Uint8Array(32).fill(7), job: 2n ** 64n - 1n }
+    expect(decodeFrame(encodeCancel(cancel))).toEqual({ type: 'cancel', ...cancel })
+    for (const wrong of [encodeCancel(cancel).subarray(0, 40), new Uint8Array([...encodeCancel(cancel), 0])])
+      expect(() => decodeFrame(wrong)).toThrow(EncodingError)
+    expect(() => encodeCancel({ ...cancel, channel: new Uint8Array(31) })).toThrow(EncodingError)
     expect(() => decodeFrame(new Uint8Array([9]))).toThrow(EncodingError)
     expect(() => decodeFrame(new Uint8Array())).toThrow(EncodingError)
     expect(splitFrames(joinFrames([new Uint8Array([1]), new Uint8Array([])]))).toHaveLength(2)

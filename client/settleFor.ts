@@ -114,7 +114,7 @@ async function send(
   packed: Uint8Array,
 ): Promise<Hex> {
   const { account } = wallet
-  const data = encodeFunctionData({ abi: escrowAbi, functionName: 'settle', args: [toHex(packed)] })
+  const data = encodeFunctionData({ abi: escrowAbi, functionName: 'settleChannels', args: [toHex(packed)] })
   const gas = await asOfNextBlock((blockTag) => publicClient.estimateGas({ account, to: escrow, data, blockTag }))
   // A clock that ticks between estimate and block can take a dearer branch.
   const hash = await wallet.sendTransaction({

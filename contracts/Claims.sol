@@ -40,8 +40,11 @@ library Claims {
         bytes32[] channels;
         uint256 scratch;
         address provider;
-        uint64 activeFrom;
-        uint64 activeUntil;
+        // Attestations of the runner, as the escrow packs them: what it remembers, what it was told now, what of that it used.
+        uint256 remembered;
+        uint256 told;
+        uint256 learned;
+        bool asked;
     }
 
     error MalformedClaims();
@@ -54,7 +57,7 @@ library Claims {
 
     /// @notice Reads the frame of packed claims, computes every channel and leaf, and tells whether the runner signed their root. Reverts with
     ///         MalformedClaims where lengths do not add up.
-    function open(bytes calldata packed, bytes32 domain, uint16 feeBps) internal view returns (Batch memory batch) {
+    function open(Batch memory batch, bytes calldata packed, bytes32 domain, uint16 feeBps) internal view {
         uint256 at;
         assembly ("memory-safe") {
             at := packed.offset
@@ -308,20 +311,21 @@ library Claims {
 
     /// @notice Recovers the signer of a compact signature in calldata (EIP-2098); zero when it is not canonical (EIP-2).
     function recover(bytes32 digest, uint256 at) internal view returns (address signer) {
-        assembly ("memory-safe") {
-            let free := mload(0x40)
-            let vs := calldataload(add(at, 0x20))
-            let s := shr(1, shl(1, vs))
-            mstore(free, digest)
-            mstore(add(free, 0x20), add(shr(255, vs), 27))
-            mstore(add(free, 0x40), calldataload(at))
-            mstore(add(free, 0x60), s)
-            mstore(0, 0)
-            // The precompile answers nothing where there is no signer, and fails only for want of gas.
-            if iszero(gt(s, HALF_ORDER)) {
+        unchecked {
+            uint256 vs = word(at + 0x20);
+            uint256 s = vs & type(uint256).max >> 1;
+            if (s > HALF_ORDER) return address(0);
+            assembly ("memory-safe") {
+                let free := mload(0x40)
+                mstore(free, digest)
+                mstore(add(free, 0x20), add(shr(255, vs), 27))
+                mstore(add(free, 0x40), calldataload(at))
+                mstore(add(free, 0x60), s)
+                // The precompile answers nothing where there is no signer, and fails only for want of gas.
+                mstore(0, 0)
                 if iszero(staticcall(gas(), 1, free, 0x80, 0, 0x20)) { revert(0, 0) }
+                signer := mload(0)
             }
-            signer := mload(0)
         }
     }
 

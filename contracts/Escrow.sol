@@ -9,6 +9,7 @@ import {Claim, Claims, Listing} from "./Claims.sol";
 import {Inbox} from "./Inbox.sol";
 import {Protocol} from "./Protocol.sol";
 import {RunnerRegistry} from "./RunnerRegistry.sol";
+import {IFollowsStandings, Standings} from "./Standings.sol";
 
 /// @notice Takes deposits with an authorization (EIP-3009).
 interface IERC3009 {
@@ -26,7 +27,7 @@ interface IERC3009 {
 /// @notice Holds buyers' deposits and pays for inferences: on a runner's receipt and a buyer's voucher, both, and on nothing else.
 /// @dev No owner and no proxy: nobody can touch a balance but by these functions, and the guardian can refuse new deposits and nothing
 ///      else. Anyone may settle for anyone. `Claims` says how claims are packed.
-contract Escrow {
+contract Escrow is Standings, IFollowsStandings {
     using SafeERC20 for IERC20;
     using Claims for Claims.Batch;
     using Claims for Claim;
@@ -91,6 +92,8 @@ contract Escrow {
     mapping(bytes32 pot => uint256) public pots;
     mapping(address buyer => mapping(address key => Mandate)) public mandates;
     mapping(bytes32 grant => bool) private modelGranted;
+    /// @dev The attestation that a settlement of the runner last rested on: provider, from when, until when, workload, in the registry's order.
+    mapping(address runner => uint256) private remembered;
 
     event Deposited(address indexed from, address indexed buyer, uint256 amount);
     event DepositsPaused(bool paused);
@@ -134,6 +137,19 @@ contract Escrow {
         withdrawalDelay = withdrawalDelay_;
         domainSeparator = Protocol.domainSeparator(address(this));
         clockSkew = registry_.CLOCK_SKEW();
+        followStanding();
+    }
+
+    // What the registry says
+
+    /// @notice Copies from the registry which registrations stand. The registry has it done with every change; anyone may.
+    function followStanding() public {
+        (standing.killedAt, standing.policyEpoch, standing.approvals) = registry.standing();
+    }
+
+    /// @notice Copies from the registry which workloads of a page are approved. The registry has it done with every change; anyone may.
+    function followApprovals(uint256 page) external {
+        laterApprovals[page] = registry.laterApprovals(page);
     }
 
     // Deposits
@@ -262,8 +278,15 @@ contract Escrow {
     }
 
     /// @notice Names the pot that a provider and a publisher share at one royalty.
-    function potId(address provider, address publisher, uint16 royaltyBps) public pure returns (bytes32) {
-        return keccak256(abi.encode(provider, publisher, royaltyBps));
+    function potId(address provider, address publisher, uint16 royaltyBps) public pure returns (bytes32 pot) {
+        // keccak256(abi.encode(provider, publisher, royaltyBps)), without making room for it and naming its length: 180 gas less.
+        assembly ("memory-safe") {
+            let at := mload(0x40)
+            mstore(at, shr(96, shl(96, provider)))
+            mstore(add(at, 0x20), shr(96, shl(96, publisher)))
+            mstore(add(at, 0x40), and(royaltyBps, 0xffff))
+            pot := keccak256(at, 0x60)
+        }
     }
 
     /// @notice Divides an amount by a royalty and the fee: both rounded down, the provider gets the remainder, so the three sum to it.
@@ -336,8 +359,10 @@ contract Escrow {
 
     /// @notice Settles claims of one runner: a whole batch with all its leaves, or one claim with its Merkle proof; packed as `Claims` says.
     ///         A bad claim never stops the others. Reverts only where the packing itself is wrong.
-    function settle(bytes calldata packed) external returns (Status[] memory statuses) {
-        Claims.Batch memory batch = Claims.open(packed, domainSeparator, feeBps);
+    /// @dev Its name has the lowest selector of all here, and so is compared first: 800 gas less than the last.
+    function settleChannels(bytes calldata packed) external returns (Status[] memory statuses) {
+        Claims.Batch memory batch;
+        begin(batch, packed);
         statuses = newStatuses(batch.count);
         Listing listing = batch.first;
         uint256 next = 0;
@@ -346,9 +371,16 @@ contract Escrow {
                 (listing, next) = settleListing(batch, listing, statuses, next);
             }
         }
+        if (batch.learned != 0) remembered[batch.runner] = batch.learned;
         assembly ("memory-safe") {
             return(sub(statuses, 0x20), add(shl(5, mload(statuses)), 0x40))
         }
+    }
+
+    function begin(Claims.Batch memory batch, bytes calldata packed) private view {
+        batch.open(packed, domainSeparator, feeBps);
+        batch.remembered = standingOnly(remembered[batch.runner]);
+        batch.provider = address(uint160(batch.remembered));
     }
 
     /// @dev Statuses lie in memory as they are returned, and are neither cleared nor checked nor copied: 700 gas less for one claim, 200 for
@@ -409,7 +441,8 @@ contract Escrow {
     /// @notice Tells how claims would end and what each would be paid, whoever signed the batch: the same code path as settling.
     /// @dev Each claim is judged by itself, so two that draw on one deposit may both be promised what only one can get.
     function preview(bytes calldata packed) external view returns (Status[] memory statuses, uint128[] memory amounts) {
-        Claims.Batch memory batch = Claims.open(packed, domainSeparator, feeBps);
+        Claims.Batch memory batch;
+        begin(batch, packed);
         statuses = new Status[](batch.count);
         amounts = new uint128[](batch.count);
         Listing listing = batch.first;
@@ -470,21 +503,33 @@ contract Escrow {
         }
     }
 
-    /// @dev Asks the registry once for all claims that finished within what it answered for.
-    function attested(Claims.Batch memory batch, uint64 finishedAt) private view returns (bool) {
+    /// @dev Work is paid for if the runner was attested when it finished, by what is remembered of it or by what the registry says now, and that
+    ///      attestation still stands. The registry is asked once, and only where what is remembered does not reach.
+    function attested(Claims.Batch memory batch, uint256 finishedAt) private view returns (bool) {
         if (finishedAt > block.timestamp + clockSkew) return false;
-        if (batch.provider != address(0) && finishedAt >= batch.activeFrom && finishedAt <= batch.activeUntil) return true;
-        (address provider, bool active) = registry.providerAt(batch.runner, finishedAt);
-        if (!active) return false;
-        // One runner has one provider as long as one block lasts.
-        if (batch.provider == address(0)) {
-            (batch.provider, batch.activeFrom, batch.activeUntil) = (provider, finishedAt, finishedAt);
-        } else {
-            // Attestation has no gaps inside one registration, so two times it holds at span all between.
-            if (finishedAt < batch.activeFrom) batch.activeFrom = finishedAt;
-            if (finishedAt > batch.activeUntil) batch.activeUntil = finishedAt;
-        }
+        if (covers(batch.remembered, finishedAt)) return true;
+        if (!batch.asked) (batch.asked, batch.told) = (true, standingOnly(ask(batch.runner)));
+        if (!covers(batch.told, finishedAt)) return false;
+        // One runner has one provider for ever.
+        (batch.learned, batch.provider) = (batch.told, address(uint160(batch.told)));
         return true;
+    }
+
+    function ask(address runner) private view returns (uint256 attestation) {
+        (address provider, uint32 registeredAt, uint32 validUntil, uint16 workloadIndex,,) = registry.runners(runner);
+        attestation = uint256(uint160(provider)) | uint256(registeredAt) << 160 | uint256(validUntil) << 192
+            | uint256(workloadIndex) << 224;
+    }
+
+    /// @dev Takes an attestation for none where its workload was stopped or all of its time were ended.
+    function standingOnly(uint256 attestation) private view returns (uint256) {
+        return attestation != 0 && stands(uint32(attestation >> 160), uint16(attestation >> 224)) ? attestation : 0;
+    }
+
+    function covers(uint256 attestation, uint256 finishedAt) private view returns (bool) {
+        unchecked {
+            return attestation != 0 && finishedAt + clockSkew >= uint32(attestation >> 160) && finishedAt <= uint32(attestation >> 192);
+        }
     }
 
     /// @dev A contract speaks for itself (ERC-1271) and is never taken for a key, even where a key could be found; a mandated key speaks

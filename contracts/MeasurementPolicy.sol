@@ -2,9 +2,10 @@
 pragma solidity ^0.8.30;
 
 import {Ownable} from "@openzeppelin/contracts/access/Ownable.sol";
+import {IFollowsStandings, Standings} from "./Standings.sol";
 
 /// @notice Says what may register: workloads, and how current a platform must be. Its owner can do nothing else, and never touches money.
-abstract contract MeasurementPolicy is Ownable {
+abstract contract MeasurementPolicy is Ownable, Standings {
     /// @notice Fills one slot with what registering reads. The quoting enclave's identity stands here for that reason alone.
     struct TcbRules {
         uint32 killedBlock; // nonces up to this block count no more
@@ -14,13 +15,6 @@ abstract contract MeasurementPolicy is Ownable {
         bool crlRequired; // whether a platform's CA must have a posted revocation list
         uint16 collateralEpoch; // how often a signer of collateral was revoked
         address qeTable; // see `Collateral`
-    }
-
-    /// @notice Fills one slot with what settling reads.
-    struct Standing {
-        uint32 killedAt; // registrations made up to this time count no more (unix seconds)
-        uint16 policyEpoch; // how often the kill switch was pulled
-        uint208 approvals; // bit n: the workload at position n is approved; later positions lie in `laterApprovals`
     }
 
     struct Workload {
@@ -34,7 +28,6 @@ abstract contract MeasurementPolicy is Ownable {
         uint64 reinstatedAt;
     }
 
-    uint16 private constant PACKED = 208;
     /// @notice How long after a workload was stopped the owner can take it up again so that work of before is still paid.
     uint256 public constant APPEAL_WINDOW = 7 days;
     /// @notice How long after that whoever was frozen meanwhile has time to claim.
@@ -42,11 +35,8 @@ abstract contract MeasurementPolicy is Ownable {
 
     /// @notice The rules for platforms and their collateral.
     TcbRules public tcbRules;
-    /// @notice Which registrations stand.
-    Standing public standing;
     /// @notice The workloads ever approved.
     mapping(bytes32 workload => Workload) public workloads;
-    mapping(uint256 page => uint256) private laterApprovals;
     mapping(uint16 index => Suspension) private suspensions;
     uint16 private last;
 
@@ -92,6 +82,7 @@ abstract contract MeasurementPolicy is Ownable {
         standing.killedAt = uint32(block.timestamp);
         tcbRules.killedBlock = uint32(block.number);
         emit Killed(++standing.policyEpoch, uint40(block.timestamp));
+        tell(abi.encodeCall(IFollowsStandings.followStanding, ()));
     }
 
     /// @notice Sets how current a platform and its collateral must be. Revoked and unsupported platforms can never be allowed.
@@ -121,20 +112,19 @@ abstract contract MeasurementPolicy is Ownable {
         return stopped && lifted ? suspension.reinstatedAt + REINSTATED_WINDOW : 0;
     }
 
-    /// @dev Tells whether the workload at a position is approved now.
-    function isApproved(uint16 index, uint208 approvals) internal view returns (bool) {
-        if (index < PACKED) return (approvals >> index) & 1 == 1;
-        return (laterApprovals[index >> 8] >> (index & 0xff)) & 1 == 1;
-    }
-
     function setApproval(uint16 index, bool value) private {
         if (index < PACKED) {
             uint208 bit = uint208(1) << index;
             standing.approvals = value ? standing.approvals | bit : standing.approvals & ~bit;
+            tell(abi.encodeCall(IFollowsStandings.followStanding, ()));
         } else {
             uint256 bit = 1 << (index & 0xff);
             uint256 page = laterApprovals[index >> 8];
             laterApprovals[index >> 8] = value ? page | bit : page & ~bit;
+            tell(abi.encodeCall(IFollowsStandings.followApprovals, (index >> 8)));
         }
     }
+
+    /// @dev Tells whoever follows what stands that it has changed.
+    function tell(bytes memory change) internal virtual {}
 }

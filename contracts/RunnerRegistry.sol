@@ -64,6 +64,7 @@ contract RunnerRegistry is Quotes {
     error NotTheVerifiers(address sender);
     error PolicyEpochPassed(uint16 policyEpoch);
     error VerdictExpired(uint32 validUntil);
+    error EscrowDidNotFollow();
 
     /// @param owner who keeps the policy
     /// @param development_ true for a development root, which only stands on a local chain
@@ -120,7 +121,7 @@ contract RunnerRegistry is Quotes {
         // 64 bits and five minutes never overflow 256.
         unchecked {
             active = provider != address(0) && finishedAt + CLOCK_SKEW >= runner.registeredAt && finishedAt <= runner.validUntil
-                && stands(runner, standing);
+                && stands(runner.registeredAt, runner.workloadIndex);
         }
     }
 
@@ -133,12 +134,7 @@ contract RunnerRegistry is Quotes {
     /// @notice Tells whether a runner is attested now.
     function isActiveNow(address signer) external view returns (bool) {
         Runner memory runner = runners[signer];
-        return runner.validUntil >= block.timestamp && stands(runner, standing);
-    }
-
-    /// @dev The owner has ended neither all registrations since nor this workload's.
-    function stands(Runner memory runner, Standing memory now_) private view returns (bool) {
-        return runner.registeredAt > now_.killedAt && isApproved(runner.workloadIndex, now_.approvals);
+        return runner.validUntil >= block.timestamp && stands(runner.registeredAt, runner.workloadIndex);
     }
 
     /// @dev Writes the one slot. A renewal by the same provider for the same workload keeps its beginning, so that work finished before it
@@ -153,13 +149,20 @@ contract RunnerRegistry is Quotes {
         Runner memory before = runners[signer];
         if (before.provider != address(0)) {
             require(before.provider == runner.provider, ProviderMismatch(before.provider));
-            bool renews = before.validUntil >= block.timestamp && before.workloadIndex == known.index && stands(before, standing);
+            bool renews = before.validUntil >= block.timestamp && before.workloadIndex == known.index
+                && stands(before.registeredAt, before.workloadIndex);
             // An earlier attestation, sent again, shortens nothing.
             if (renews && before.validUntil >= runner.validUntil) return;
             if (renews) runner.registeredAt = before.registeredAt;
         }
         store(runners[signer], runner);
         emit RunnerRegistered(signer, runner.provider, workload, runner.validUntil, evidence);
+    }
+
+    /// @dev A change the escrow did not hear of would not hold, so it fails.
+    function tell(bytes memory change) internal override {
+        (bool heard,) = escrow.call(change);
+        require(heard, EscrowDidNotFollow());
     }
 
     /// @dev One write; member by member the compiler makes four.

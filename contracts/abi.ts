@@ -698,6 +698,26 @@ export const escrowAbi = [
     "type": "function"
   },
   {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "page",
+        "type": "uint256"
+      }
+    ],
+    "name": "followApprovals",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "followStanding",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
     "inputs": [],
     "name": "guardian",
     "outputs": [
@@ -724,6 +744,25 @@ export const escrowAbi = [
         "internalType": "address",
         "name": "",
         "type": "address"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "page",
+        "type": "uint256"
+      }
+    ],
+    "name": "laterApprovals",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
       }
     ],
     "stateMutability": "view",
@@ -852,7 +891,7 @@ export const escrowAbi = [
     "outputs": [
       {
         "internalType": "bytes32",
-        "name": "",
+        "name": "pot",
         "type": "bytes32"
       }
     ],
@@ -949,7 +988,7 @@ export const escrowAbi = [
         "type": "bytes"
       }
     ],
-    "name": "settle",
+    "name": "settleChannels",
     "outputs": [
       {
         "internalType": "enum Escrow.Status[]",
@@ -974,6 +1013,29 @@ export const escrowAbi = [
         "internalType": "uint128",
         "name": "",
         "type": "uint128"
+      }
+    ],
+    "stateMutability": "view",
+    "type": "function"
+  },
+  {
+    "inputs": [],
+    "name": "standing",
+    "outputs": [
+      {
+        "internalType": "uint32",
+        "name": "killedAt",
+        "type": "uint32"
+      },
+      {
+        "internalType": "uint16",
+        "name": "policyEpoch",
+        "type": "uint16"
+      },
+      {
+        "internalType": "uint208",
+        "name": "approvals",
+        "type": "uint208"
       }
     ],
     "stateMutability": "view",
@@ -1278,6 +1340,11 @@ export const runnerRegistryAbi = [
       }
     ],
     "name": "DevelopmentRootOnRealChain",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "EscrowDidNotFollow",
     "type": "error"
   },
   {
@@ -2250,6 +2317,25 @@ export const runnerRegistryAbi = [
     "name": "kill",
     "outputs": [],
     "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "internalType": "uint256",
+        "name": "page",
+        "type": "uint256"
+      }
+    ],
+    "name": "laterApprovals",
+    "outputs": [
+      {
+        "internalType": "uint256",
+        "name": "",
+        "type": "uint256"
+      }
+    ],
+    "stateMutability": "view",
     "type": "function"
   },
   {
@@ -3933,6 +4019,11 @@ export const verifierSetAbi = [
       }
     ],
     "name": "DevelopmentRootOnRealChain",
+    "type": "error"
+  },
+  {
+    "inputs": [],
+    "name": "EscrowDidNotFollow",
     "type": "error"
   },
   {

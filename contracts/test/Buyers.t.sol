@@ -74,7 +74,7 @@ contract BuyersTest is EscrowSetup {
         bytes memory body = abi.encodePacked(
             uint8(1), buyer, terms.expiresAt, terms.salt, receipt.job, receipt.status, receipt.cumulative, receipt.finishedAt, receipt.detail
         );
-        return escrow.settle(
+        return escrow.settleChannels(
             abi.encodePacked(head, body, uint128(100), uint16(signature.length), signature)
         )[0];
     }

@@ -16,8 +16,12 @@ contract EveryoneAttested {
         provider = provider_;
     }
 
-    function providerAt(address, uint64) external view returns (address, bool) {
-        return (provider, true);
+    function runners(address) external view returns (address, uint32, uint32, uint16, uint8, uint8) {
+        return (provider, 1, type(uint32).max, 1, 0, 0);
+    }
+
+    function standing() external pure returns (uint32, uint16, uint208) {
+        return (0, 0, 2);
     }
 
     function CLOCK_SKEW() external pure returns (uint256) {
@@ -95,7 +99,7 @@ abstract contract EscrowSetup is Test {
     }
 
     function settle(Terms memory terms, uint128 cumulative, uint128 voucher) internal returns (Escrow.Status) {
-        return escrow.settle(pack(terms, cumulative, voucher, 0, BUYER))[0];
+        return escrow.settleChannels(pack(terms, cumulative, voucher, 0, BUYER))[0];
     }
 
     function distribute(uint16 royaltyBps) internal {

@@ -78,7 +78,7 @@ contract MarketHandler is EscrowSetup {
         }
         uint256 before = escrow.settled(channel);
         uint256 signer = how == 1 ? KEY : how == 2 ? STRANGER : buyer;
-        escrow.settle(pack(terms, receipt, voucher, how == 1 || (how == 2 && salt & 1 == 1) ? 2 : 0, signer));
+        escrow.settleChannels(pack(terms, receipt, voucher, how == 1 || (how == 2 && salt & 1 == 1) ? 2 : 0, signer));
         uint256 paid = escrow.settled(channel) - before;
         account(terms.buyer, channel, paid, receipt < voucher ? receipt : voucher, how);
     }

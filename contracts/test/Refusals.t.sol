@@ -20,8 +20,12 @@ contract AttestedBetween {
         (provider, from, until) = (provider_, from_, until_);
     }
 
-    function providerAt(address, uint64 at) external view returns (address, bool) {
-        return (provider, at >= from && at <= until);
+    function runners(address) external view returns (address, uint32, uint32, uint16, uint8, uint8) {
+        return (provider, uint32(from + 5 minutes), uint32(until), 1, 0, 0);
+    }
+
+    function standing() external pure returns (uint32, uint16, uint208) {
+        return (0, 0, 2);
     }
 
     function CLOCK_SKEW() external pure returns (uint256) {
@@ -110,7 +114,7 @@ abstract contract RefusalSetup is EscrowSetup {
         bytes memory claims = packed(one);
         (Escrow.Status[] memory foreseen, uint128[] memory amounts) = escrow.preview(claims);
         uint256 before = escrow.settled(harness.channelOf(escrow.domainSeparator(), one.terms));
-        assertStatus(escrow.settle(claims)[0], expected);
+        assertStatus(escrow.settleChannels(claims)[0], expected);
         assertStatus(foreseen[0], expected);
         assertEq(escrow.settled(harness.channelOf(escrow.domainSeparator(), one.terms)) - before, amounts[0]);
     }
@@ -140,12 +144,12 @@ contract ClaimRefusals is RefusalSetup {
         Item memory one = item(100, NOW);
         bytes memory claims = packed(one);
         claims[20] ^= 0x01;
-        assertStatus(escrow.settle(claims)[0], Escrow.Status.BadReceipt);
+        assertStatus(escrow.settleChannels(claims)[0], Escrow.Status.BadReceipt);
         for (uint256 i = 20; i < 84; i++) claims[i] = 0;
-        assertStatus(escrow.settle(claims)[0], Escrow.Status.BadReceipt);
+        assertStatus(escrow.settleChannels(claims)[0], Escrow.Status.BadReceipt);
         // Nor a runner that is nobody.
         for (uint256 i = 0; i < 20; i++) claims[i] = 0;
-        assertStatus(escrow.settle(claims)[0], Escrow.Status.BadReceipt);
+        assertStatus(escrow.settleChannels(claims)[0], Escrow.Status.BadReceipt);
     }
 
     /// @dev The same signature in its other form (EIP-2) is none.
@@ -160,7 +164,7 @@ contract ClaimRefusals is RefusalSetup {
             // A high s has its highest bit where the parity lies, unless the low one is just below the half.
             mstore(at, or(shl(255, iszero(shr(255, vs))), and(s, sub(shl(255, 1), 1))))
         }
-        assertStatus(escrow.settle(claims)[0], Escrow.Status.BadReceipt);
+        assertStatus(escrow.settleChannels(claims)[0], Escrow.Status.BadReceipt);
     }
 
     function test_aRoyaltyAndAFeeAboveTheWhole() public {
@@ -204,15 +208,15 @@ contract ClaimRefusals is RefusalSetup {
         assertSettles(item(6, NOW + 901), Escrow.Status.RunnerInactive);
     }
 
-    /// @dev What the registry said about one claim counts for others only between the times it was asked about, and is asked once for those.
+    /// @dev The registry is asked once for all claims of a batch, and not at all for times it has answered for before.
     function test_workOutsideTheAttestationBesideWorkInside() public {
         address registry = deployBetween(NOW - 60, NOW + 60);
         Item[] memory items = new Item[](5);
         uint64[5] memory times = [NOW - 50, NOW + 50, NOW, NOW - 61, NOW + 61];
         for (uint256 i = 0; i < 5; i++) items[i] = item(uint128(i + 1), times[i]);
         bytes memory claims = packed(items);
-        vm.expectCall(registry, abi.encodeWithSelector(RunnerRegistry.providerAt.selector), 4);
-        Escrow.Status[] memory got = escrow.settle(claims);
+        vm.expectCall(registry, abi.encodeWithSignature("runners(address)"), 1);
+        Escrow.Status[] memory got = escrow.settleChannels(claims);
         for (uint256 i = 0; i < 5; i++) {
             assertStatus(got[i], i < 3 ? Escrow.Status.Settled : Escrow.Status.RunnerInactive);
         }
@@ -233,9 +237,9 @@ contract ClaimRefusals is RefusalSetup {
         one.terms.buyer = address(0);
         bytes memory claims = packed(one);
         for (uint256 i = claims.length - 64; i < claims.length; i++) claims[i] = 0;
-        assertStatus(escrow.settle(claims)[0], Escrow.Status.BadVoucher);
+        assertStatus(escrow.settleChannels(claims)[0], Escrow.Status.BadVoucher);
         claims[160] = 0x02;
-        assertStatus(escrow.settle(claims)[0], Escrow.Status.BadVoucher);
+        assertStatus(escrow.settleChannels(claims)[0], Escrow.Status.BadVoucher);
     }
 
     function test_moreThanThereIs() public {
@@ -290,7 +294,7 @@ contract PackingRefusals is RefusalSetup {
     }
 
     function assertMalformed(bytes memory bad) private {
-        assertFails(address(this), abi.encodeCall(Escrow.settle, (bad)), Claims.MalformedClaims.selector);
+        assertFails(address(this), abi.encodeCall(Escrow.settleChannels, (bad)), Claims.MalformedClaims.selector);
         assertFails(address(this), abi.encodeCall(Escrow.preview, (bad)), Claims.MalformedClaims.selector);
     }
 
@@ -372,10 +376,10 @@ contract PackingRefusals is RefusalSetup {
             abi.encodePacked(uint32(0), uint32(0), uint8(0))
         ];
         for (uint256 i = 0; i < bad.length; i++) {
-            assertStatus(escrow.settle(abi.encodePacked(head, bad[i], rest))[0], Escrow.Status.BadReceipt);
+            assertStatus(escrow.settleChannels(abi.encodePacked(head, bad[i], rest))[0], Escrow.Status.BadReceipt);
         }
         assertStatus(
-            escrow.settle(abi.encodePacked(head, uint32(1), uint32(3), uint8(2), other, other, rest))[0], Escrow.Status.Settled
+            escrow.settleChannels(abi.encodePacked(head, uint32(1), uint32(3), uint8(2), other, other, rest))[0], Escrow.Status.Settled
         );
     }
 
@@ -389,9 +393,9 @@ contract PackingRefusals is RefusalSetup {
         bytes memory head = abi.encodePacked(vm.addr(RUNNER), signature, uint16(1), uint8(1), uint8(1));
         bytes memory rest = abi.encodePacked(group(one.terms, 1), body(one));
         Escrow.Status[] memory got =
-            escrow.settle(abi.encodePacked(head, uint32(2), uint32(3), uint8(2), pair, pair, rest));
+            escrow.settleChannels(abi.encodePacked(head, uint32(2), uint32(3), uint8(2), pair, pair, rest));
         assertStatus(got[0], Escrow.Status.BadReceipt);
-        got = escrow.settle(abi.encodePacked(head, uint32(2), uint32(3), uint8(1), pair, rest));
+        got = escrow.settleChannels(abi.encodePacked(head, uint32(2), uint32(3), uint8(1), pair, rest));
         assertStatus(got[0], Escrow.Status.Settled);
     }
 
@@ -404,7 +408,7 @@ contract PackingRefusals is RefusalSetup {
         bytes memory signature = signCompact(RUNNER, Protocol.batchDigest(domain, Protocol.node(other, leaf), 1));
         bytes memory head = abi.encodePacked(vm.addr(RUNNER), signature, uint16(1), uint8(1), uint8(1));
         bytes memory proof = abi.encodePacked(uint32(0), uint32(1), uint8(1), other);
-        Escrow.Status[] memory got = escrow.settle(abi.encodePacked(head, proof, group(one.terms, 1), body(one)));
+        Escrow.Status[] memory got = escrow.settleChannels(abi.encodePacked(head, proof, group(one.terms, 1), body(one)));
         assertStatus(got[0], Escrow.Status.BadReceipt);
     }
 }

@@ -268,7 +268,7 @@ describe('Escrow', () => {
       return {
         address: it.contracts.escrow,
         abi: escrowAbi,
-        functionName: 'settle',
+        functionName: 'settleChannels',
         args: [toHex(packed)],
       } as const
     }

@@ -137,7 +137,7 @@ describe('packed claims', () => {
     const packed = packClaims({ claims: [made.claim], signature: fromHex(signature) })
     const ask = (bytes: Uint8Array) =>
       it.publicClient.simulateContract({
-        ...call('settle', [toHex(bytes)]),
+        ...call('settleChannels', [toHex(bytes)]),
         account: it.wallet('provider').account,
       } as never)
     for (let length = 0; length < packed.length; length += 11) {

@@ -245,7 +245,7 @@ export async function openContracts(chainId?: number) {
     const call = {
       address: contracts.escrow,
       abi: escrowAbi,
-      functionName: 'settle',
+      functionName: 'settleChannels',
       args: [toHex(packClaims({ claims: made.map((each) => each.claim), signature: fromHex(signature, 65) }))],
     } as const
     const { result } = await publicClient.simulateContract({ ...call, account: wallet('provider').account } as never)

@@ -314,7 +314,10 @@ class ExecutorPool implements Executor {
           release = loading.catch(() => {})
           await before(loading, until - now())
         }
-        const result = await act(worker)
+        const acting = act(worker)
+        // Now that it has its request, another can be sent ahead.
+        this.#serveWaiting()
+        const result = await acting
         worker.resident.touch(known.digest)
         this.#diedInARow = 0
         return result

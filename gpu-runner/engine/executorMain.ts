@@ -156,32 +156,50 @@ function write(message: Message): void {
   }
 }
 
-/** Requests are read into the same memory again and again; only a model gets its own, which goes when it is loaded. */
+/** Requests are read into the same memory again and again; only a model gets its own, which goes when it is loaded. Between `next` and `end` lies what has been read and not used: a request sent ahead. */
 let buffer = Buffer.alloc(1_048_576)
+let next = 0
+let end = 0
 const largestKept = 268_435_456
 
-function fill(into: Buffer, from: number, until: number): number {
-  let at = from
-  while (at < until) {
-    const read = readSync(socket, into, at, Math.min(into.length - at, 1_073_741_824), null)
-    // The control process is gone, and with it the reason to be here.
-    if (read === 0) process.exit(0)
-    at += read
-  }
-  return at
+/** Reads what is there, at least a byte; gives how many. */
+function readSome(into: Buffer, at: number): number {
+  const count = readSync(socket, into, at, Math.min(into.length - at, 1_073_741_824), null)
+  // The control process is gone, and with it the reason to be here.
+  if (count === 0) process.exit(0)
+  return count
+}
+
+/** Moves what has been read and not used to the front of memory that takes so many bytes. */
+function makeRoom(length: number): void {
+  const into = length > buffer.length ? Buffer.alloc(length) : buffer
+  buffer.copy(into, 0, next, end)
+  buffer = into
+  end -= next
+  next = 0
+}
+
+/** Reads a request that is not kept into memory of its own. */
+function readLarge(length: number): Message {
+  const into = Buffer.alloc(length)
+  let have = buffer.copy(into, 0, next, end)
+  next = end = 0
+  while (have < length) have += readSome(into, have)
+  return decodeMessage(into)
 }
 
 function read(): Message {
-  const have = fill(buffer, 0, prefixLength)
-  const length = messageLength(buffer, Number.MAX_SAFE_INTEGER)
-  let into = buffer
-  if (length > into.length) {
-    into = Buffer.alloc(length)
-    buffer.copy(into, 0, 0, have)
-    if (length <= largestKept && buffer.readUInt8(16) === kinds.run) buffer = into
-  }
-  if (have < length) fill(into.subarray(0, length), have, length)
-  return decodeMessage(into.subarray(0, length))
+  if (next === end) next = end = 0
+  if (buffer.length - next < prefixLength) makeRoom(prefixLength)
+  while (end - next < prefixLength) end += readSome(buffer, end)
+  const length = messageLength(buffer.subarray(next, end), Number.MAX_SAFE_INTEGER)
+  if (length > buffer.length && (length > largestKept || buffer.readUInt8(next + 16) !== kinds.run))
+    return readLarge(length)
+  if (length > buffer.length - next) makeRoom(length)
+  while (end - next < length) end += readSome(buffer, end)
+  const message = decodeMessage(buffer.subarray(next, next + length))
+  next += length
+  return message
 }
 
 write({

@@ -86,6 +86,81 @@ describe('createExecutor', () => {
     expect(existsSync(`/proc/${killed}`)).toBe(false)
   })
 
+  test('behavior: a run is sent ahead while another of its model is under way', async () => {
+    const executor = start({ spare: false, main: join(import.meta.dirname, 'liar.ts'), environment: { LIE: 'pairs' } })
+    await executor.load(tiny)
+    // Neither is answered before both are there.
+    const answers = Array.from({ length: 20 }, () => executor.run('0x01', rowsOf(4), long))
+    expect(await Promise.all(answers)).toHaveLength(20)
+  })
+
+  test('behavior: answers come in the order of the questions', async () => {
+    const executor = start({ spare: false })
+    await executor.load(slow)
+    const order: number[] = []
+    const answers = await Promise.all(
+      [100, 1, 2, 3].map(async (count, at) => {
+        const [output] = await executor.run('0x02', rowsOf(64, count), long)
+        order.push(at)
+        return output!.shape[0]
+      }),
+    )
+    expect(answers).toEqual([100, 1, 2, 3])
+    expect(order).toEqual([0, 1, 2, 3])
+  })
+
+  test('attack: requests that lie one behind the other, of every length, are answered each with its own', async () => {
+    const executor = start({ spare: false })
+    await executor.load({ digest: '0x03', graph: graphs.elementwise('Neg', 5), external: [] })
+    // Some end where the memory does that they are read into, some are longer than it.
+    const counts = [1, 2, 50_000, 3, 52_418, 1, 60_000, 4, 4, 30_000, 30_000, 1, 200_000, 7, 104_851, 1]
+    const answers = counts.map(async (count, at) => {
+      const [input] = rowsOf(5, count)
+      new Float32Array(input!.data.buffer)[0] = at
+      const [output] = await executor.run('0x03', [input!], long)
+      const expected = new Float32Array(input!.data.buffer).map((value) => -value)
+      return Buffer.from(expected.buffer).equals(output!.data)
+    })
+    expect(await Promise.all(answers)).toEqual(counts.map(() => true))
+  })
+
+  test('attack: a process killed with a run under way and one ahead: both are made in another', async () => {
+    const executor = start({ longestBackoffMs: 1 })
+    await executor.load(slow)
+    await executor.prepared()
+    const under = executor.run('0x02', rowsOf(64, 200), long)
+    const ahead = executor.run('0x02', rowsOf(64, 2), long)
+    await sleep(20)
+    process.kill(executor.pid()!, 'SIGKILL')
+    const [first, second] = await Promise.all([under, ahead])
+    expect([first[0]!.shape, second[0]!.shape]).toEqual([
+      [200, 4],
+      [2, 4],
+    ])
+    const alone = await executor.run('0x02', rowsOf(64, 2), long)
+    expect(second[0]!.data).toEqual(alone[0]!.data)
+  })
+
+  test('attack: a run past its deadline costs the one sent ahead nothing but another process', async () => {
+    const executor = start()
+    await executor.load(slow)
+    await executor.prepared()
+    const under = executor.run('0x02', rowsOf(64, 4_000), 50)
+    const ahead = executor.run('0x02', rowsOf(64, 2), long)
+    await expect(under).rejects.toMatchObject({ name: 'RunDeadlineError' })
+    expect((await ahead)[0]!.shape).toEqual([2, 4])
+  })
+
+  test('attack: a run of a shorter deadline is not sent ahead, and past it kills nothing', async () => {
+    const executor = start({ spare: false })
+    await executor.load(slow)
+    const under = executor.run('0x02', rowsOf(64, 400), long)
+    const pid = executor.pid()
+    await expect(executor.run('0x02', rowsOf(64, 1), 20)).rejects.toMatchObject({ name: 'RunDeadlineError' })
+    expect((await under)[0]!.shape).toEqual([400, 4])
+    expect(executor.pid()).toBe(pid)
+  })
+
   test('attack: a process killed while idle is missed by nobody', async () => {
     const executor = start()
     await executor.load(tiny)
@@ -300,5 +375,49 @@ describe('startExecutorProcess', () => {
     await expect(liar.request(ask, 300)).rejects.toMatchObject({ name: 'RunDeadlineError' })
     await liar.ended
     expect(liar.diedByItself()).toBe(false)
+  })
+
+  test('attack: of two requests a process dies of one, and the other is told that it was not begun', async () => {
+    const died = lie('dead')
+    const [begun, ahead] = await Promise.allSettled([died.request(ask, long), died.request(ask, long)])
+    expect(begun).toMatchObject({ reason: { name: 'ExecutorDiedError' } })
+    expect(ahead).toMatchObject({ reason: { name: 'NotBegunError' } })
+    expect(died.diedByItself()).toBe(true)
+  })
+
+  test('attack: what a process answered before it died is heard, and the next request is what it died of', async () => {
+    const died = lie('last')
+    const [answered, begun] = await Promise.allSettled([died.request(ask, long), died.request(ask, long)])
+    expect(answered).toEqual({ status: 'fulfilled', value: [] })
+    expect(begun).toMatchObject({ reason: { name: 'ExecutorDiedError' } })
+  })
+
+  test('attack: answers in another order than was asked end the process', async () => {
+    const liar = lie('swapped')
+    const [begun, ahead] = await Promise.allSettled([liar.request(ask, long), liar.request(ask, long)])
+    expect(begun).toMatchObject({ reason: { name: 'ExecutorDiedError' } })
+    expect(ahead).toMatchObject({ reason: { name: 'NotBegunError' } })
+  })
+
+  test('attack: the limit of the one ahead counts once the process has come to it, and that of the first ends both', async () => {
+    const liar = lie('silent')
+    const [begun, ahead] = await Promise.allSettled([liar.request(ask, 300), liar.request(ask, 1)])
+    expect(begun).toMatchObject({ reason: { name: 'RunDeadlineError', message: 'The run took longer than 300 ms.' } })
+    expect(ahead).toMatchObject({ reason: { name: 'NotBegunError' } })
+    const slowly = lie('once')
+    const [first, second] = await Promise.allSettled([slowly.request(ask, long), slowly.request(ask, 300)])
+    expect(first).toMatchObject({ status: 'fulfilled' })
+    expect(second).toMatchObject({ reason: { name: 'RunDeadlineError' } })
+  })
+
+  test('refusal: a third request at a time', async () => {
+    const liar = lie('silent')
+    await liar.ready
+    const two = [liar.request(ask, long), liar.request(ask, long)]
+    expect(liar.pending()).toBe(2)
+    await expect(liar.request(ask, long)).rejects.toThrow(/one request ahead and no more/)
+    liar.kill()
+    await Promise.allSettled(two)
+    await liar.ended
   })
 })

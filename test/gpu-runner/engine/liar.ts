@@ -1,5 +1,5 @@
 import { readSync, writeSync } from 'node:fs'
-import { decodeMessage, encodeMessage, kinds } from '../../../gpu-runner/engine/wire.ts'
+import { decodeMessage, encodeMessage, kinds, messageLength } from '../../../gpu-runner/engine/wire.ts'
 
 /** An executor process that was taken over: it starts as one should and then answers as its argument says. */
 
@@ -25,6 +25,13 @@ const lies: Record<string, () => void> = {
     say([head!])
   },
   silent: () => {},
+  once: () => say(message(1)),
+  swapped: () => say(message(2)),
+  dead: () => process.exit(139),
+  last: () => {
+    say(message(1))
+    process.exit(139)
+  },
 }
 say(message(0, kinds.ready))
 const request = Buffer.alloc(65_536)
@@ -35,6 +42,19 @@ if (process.env.LIE === 'crash') {
     const { id, kind, text } = decodeMessage(request.subarray(0, length))
     if (kind === kinds.run && text.endsWith('dead')) process.exit(139)
     say(message(id))
+  }
+}
+if (process.env.LIE === 'pairs') {
+  // Answers a run when the next lies ready, and tells which that was.
+  const runs: number[] = []
+  for (;;) {
+    const end = readSync(socket, request, 0, request.length, null)
+    for (let at = 0; at < end; at += messageLength(request.subarray(at, end), end)) {
+      const { id, kind } = decodeMessage(request.subarray(at, at + messageLength(request.subarray(at, end), end)))
+      if (kind === kinds.run) runs.push(id)
+      else say(message(id))
+    }
+    while (runs.length >= 2) for (const id of runs.splice(0, 2)) say(message(id))
   }
 }
 readSync(socket, request, 0, request.length, null)

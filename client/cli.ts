@@ -814,13 +814,40 @@ function checkLine({ check, status, compared, with: against, from, detail }: Che
   return `${marks[status]} ${check}: ${compared} with ${against} (from ${from})${detail && status !== 'passed' ? `: ${detail}` : ''}`
 }
 
-function explain(error: unknown): { code: string; message: string; exit: number; proof?: EquivocationJson } {
+type Miss = { reason: string; wanted: unknown; has: unknown }
+type NoMatch = { reasons?: { reason: string; count: number }[]; nearest?: { signer?: string; misses?: Miss[] } | null }
+
+/** Words why no runner matched: how many miss what, and what the nearest one misses. */
+function missesIn({ code, details }: EdgeError): string[] {
+  if (code !== 'no_match') return []
+  const { reasons = [], nearest } = details as NoMatch
+  const counted = reasons.map(({ reason, count }) => `${count} refused for ${reason}`)
+  const misses = nearest?.misses?.map(
+    ({ reason, wanted, has }) => `the nearest, ${nearest.signer}, has ${reason} ${has}; ${wanted} was required`,
+  )
+  return [...counted, ...(misses ?? [])]
+}
+
+const reasonsIn = ({ code, details }: EdgeError) =>
+  code === 'no_match' ? { reasons: details.reasons, nearest: details.nearest } : {}
+
+type Told = {
+  code: string
+  message: string
+  exit: number
+  proof?: EquivocationJson
+  reasons?: unknown
+  nearest?: unknown
+}
+
+function explain(error: unknown): Told {
   if (error instanceof UsageError) return { code: 'usage', message: error.message, exit: 2 }
   if (error instanceof Refused) return { code: error.refusal.reason, message: error.message, exit: 1 }
   if (error instanceof VerificationError) return { code: error.reason, message: error.message, exit: 1 }
   if (error instanceof EquivocationError)
     return { code: error.reason, message: error.message, exit: 1, proof: error.proof }
-  if (error instanceof EdgeError) return { code: error.code, message: error.message, exit: 1 }
+  if (error instanceof EdgeError)
+    return { code: error.code, message: [error.message, ...missesIn(error)].join('\n'), exit: 1, ...reasonsIn(error) }
   if (error instanceof JobFailedError)
     return { code: 'job_failed', message: `${error.message} Nothing was charged.`, exit: 1 }
   if (error instanceof ContractRefusedError) return { code: error.reason, message: error.message, exit: 1 }

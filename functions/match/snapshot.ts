@@ -96,18 +96,23 @@ export class Snapshot {
     return fitting
   }
 
-  /** Counts what the runners miss, one runner under each of its reasons, and names the one that misses least. */
+  /** Counts what the runners miss, one runner under each of its reasons, and names the one that misses least; of two that miss as much, the one with more at stake. */
   explain(
     wanted: Requirements,
     now: number,
   ): { reasons: { reason: MismatchReason; count: number }[]; nearest: { signer: string; misses: Miss[] } | null } {
     const counts = new Map<MismatchReason, number>()
     let nearest: { signer: string; misses: Miss[] } | null = null
+    let staked = 0n
     for (const candidate of this.candidates) {
       const misses = missesOf(candidate, wanted, now)
       for (const { reason } of misses) counts.set(reason, (counts.get(reason) ?? 0) + 1)
-      if (misses.length > 0 && (!nearest || misses.length < nearest.misses.length))
-        nearest = { signer: candidate.signer, misses }
+      const { signer, stake } = candidate
+      const fewer = nearest === null || misses.length < nearest.misses.length
+      if (misses.length === 0 || !(fewer || (misses.length === nearest!.misses.length && stake.amount > staked)))
+        continue
+      nearest = { signer, misses }
+      staked = stake.amount
     }
     return { reasons: [...counts].map(([reason, count]) => ({ reason, count })), nearest }
   }

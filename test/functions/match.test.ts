@@ -68,6 +68,15 @@ describe('missesOf', () => {
     ])
     expect(missesOf(candidate(1, { stake }), { minStake: '1' }, now + 1)).toMatchObject([{ reason: 'stake', has: '0' }])
   })
+  test('of two that miss as much, the one with more at stake is named the nearest', () => {
+    const candidates = [0n, 500n, 400n].map((amount, index) =>
+      candidate(index, { stake: { amount, exiting: 0n, withdrawableAt: 0n } }),
+    )
+    expect(snapshotOf(candidates).explain({ minStake: '501' }, now)).toEqual({
+      reasons: [{ reason: 'stake', count: 3 }],
+      nearest: { signer: key(1), misses: [{ reason: 'stake', wanted: '501', has: '500' }] },
+    })
+  })
   test('a status that is not known is worse than any that is', () => {
     const wanted: Requirements = { tcbStatus: 'Revoked' }
     expect(missesOf(candidate(1, { tcbStatus: null }), wanted, now)).toHaveLength(1)

@@ -127,11 +127,10 @@ function importsOf(file: string, seen = new Set<string>()): Set<string> {
 /** Takes out the forge suites that never see these contracts: they could notice nothing, and compiling them takes the longest. */
 function dropStrangers(copy: string, names: readonly Contract[]): void {
   const folder = join(copy, 'contracts/test')
-  for (const name of readdirSync(folder)) {
-    if (!name.endsWith('.t.sol')) continue
-    const seen = importsOf(join(folder, name))
-    if (!names.some((contract) => seen.has(join(copy, 'contracts', contract)))) rmSync(join(folder, name))
-  }
+  const here = readdirSync(folder).filter((name) => name.endsWith('.t.sol'))
+  const seen = here.map((name) => importsOf(join(folder, name)))
+  const kept = seen.filter((files) => names.some((name) => files.has(join(copy, 'contracts', name))))
+  for (const name of here) if (!kept.some((files) => files.has(join(folder, name)))) rmSync(join(folder, name))
 }
 
 function run(copy: string, command: string, args: readonly string[], env: Record<string, string> = {}) {

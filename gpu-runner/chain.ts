@@ -174,7 +174,11 @@ export function connectChain({
     publicClient.readContract({ address: registry, abi: runnerRegistryAbi, functionName: 'verifiers' })
 
   const settlePacked = (packed: Uint8Array) =>
-    send(escrow, escrowAbi, encodeFunctionData({ abi: escrowAbi, functionName: 'settleChannels', args: [toHex(packed)] }))
+    send(
+      escrow,
+      escrowAbi,
+      encodeFunctionData({ abi: escrowAbi, functionName: 'settleChannels', args: [toHex(packed)] }),
+    )
 
   return {
     provider: account.address.toLowerCase() as Address,

@@ -21,6 +21,7 @@ export async function tailLatency(
   const latencies: number[] = []
   const events: { time: number; act: () => void }[] = []
   let now = 0
+  let freeAt = 0
   const at = (time: number, act: () => void) => {
     let place = events.length
     while (place > 0 && events[place - 1]!.time < time) place--
@@ -29,7 +30,11 @@ export async function tailLatency(
   const policy = open({
     at,
     now: () => now,
-    run: (feeds) => new Promise((resolve) => at(now + load.serviceMs(feeds[0]!.shape[0]!), () => resolve(feeds))),
+    // What is handed over ahead begins when the run before it has ended.
+    run: (feeds) => {
+      freeAt = Math.max(now, freeAt) + load.serviceMs(feeds[0]!.shape[0]!)
+      return new Promise((resolve) => at(freeAt, () => resolve(feeds)))
+    },
     finish: async (results) => {
       for (const { tag } of results) latencies.push(now - tag)
     },

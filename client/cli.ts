@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { secp256k1 } from '@noble/curves/secp256k1.js'
 import {
   type Account,
   BaseError,
@@ -51,7 +52,7 @@ import { createSigner } from '../protocol/secp256k1.ts'
 import type { Terms } from '../protocol/terms.ts'
 import { Assay } from './assay.ts'
 import { ContractRefusedError } from './chainCall.ts'
-import { type AccountJson, connectEdge, type ModelJson, type Network } from './edge.ts'
+import { type AccountJson, connectEdge, type Edge, type ModelJson, type Network } from './edge.ts'
 import { findEquivocations, wordsFor } from './equivocations.ts'
 import { EdgeError, EquivocationError, JobFailedError, VerificationError } from './errors.ts'
 import { collectEarnings, depositFromInbox, depositTokens, readBalance } from './escrow.ts'
@@ -126,28 +127,61 @@ function setting(name: 'ASSAY_EDGE' | 'ASSAY_RPC', local: string | undefined): s
     throw new UsageError(
       `No marketplace is up here and ${name} is not set. Run \`npm start\` in another terminal, or set ${name}.`,
     )
-  return value
+  return httpUrl(value, name)
+}
+
+function httpUrl(text: string, what: string): string {
+  if (!/^https?:\/\//.test(text) || !URL.canParse(text))
+    throw new UsageError(`${what} takes an address: http://… or https://….`)
+  return text
 }
 
 function keyOf(party: string): Hex {
   const key = process.env.ASSAY_KEY ?? state?.keys[party]
   if (!key || !/^0x[0-9a-fA-F]{64}$/.test(key))
     throw new UsageError('Set ASSAY_KEY to a private key: 0x and 64 hex digits.')
+  if (!secp256k1.utils.isValidSecretKey(fromHex(key as Hex, 32)))
+    throw new UsageError('ASSAY_KEY is no private key: it must be above zero and below the order of secp256k1.')
   return key as Hex
+}
+
+const parties = ['publisher', 'buyer', 'provider']
+
+/** Names whose wallet of a local marketplace is meant. With ASSAY_KEY set there is one wallet only. */
+function partyOf(of: string | undefined, otherwise: string): string {
+  if (of !== undefined && !parties.includes(of)) throw new UsageError(`--of takes one of ${parties.join(', ')}.`)
+  return of ?? otherwise
 }
 
 function rootsFor(chainId: number, given?: string): Roots[] {
   const development = given ?? process.env.ASSAY_DEVELOPMENT_ROOT ?? state?.developmentRoot
-  return development ? [vendorRoots, readDevelopmentRoots(chainId, development)] : [vendorRoots]
+  if (!development) return [vendorRoots]
+  try {
+    return [vendorRoots, readDevelopmentRoots(chainId, development)]
+  } catch (error) {
+    if (!(error instanceof EncodingError)) throw error
+    throw new UsageError(
+      `The development root takes certificates in base64, as \`npm start\` prints them: ${error.message}`,
+    )
+  }
 }
 
 const loopback = ['127.0.0.1', 'localhost', '::1']
 const edgeUrl = () => setting('ASSAY_EDGE', state?.edge)
 const edge = () => connectEdge(edgeUrl())
 
+/** Asks an edge what signatures are bound to. Throws UsageError where something else answers at its address. */
+async function networkOf(connection: Edge): Promise<Network> {
+  const network = await connection.json<Partial<Network> | null>('/v1/network')
+  const { chainId, escrow, registry, token } = network ?? {}
+  const known = [escrow, registry, token].every((each) => typeof each === 'string' && /^0x[0-9a-fA-F]{40}$/.test(each))
+  if (!known || !Number.isSafeInteger(chainId))
+    throw new UsageError('What answers at ASSAY_EDGE is no edge: it names no contracts.')
+  return network as Network
+}
+
 function chainOf(chainId: number) {
   const rpc = setting('ASSAY_RPC', state?.rpc)
-  if (!URL.canParse(rpc)) throw new UsageError('ASSAY_RPC is no address: http://… or https://….')
   return defineChain({
     id: chainId,
     name: 'chain',
@@ -172,7 +206,7 @@ function wallet(party: string, chainId: number) {
 
 /** Names what a call to the stakes takes, for a party's wallet. */
 async function stakesOf(party: string) {
-  const { stake, token, chainId, escrow } = await edge().json<Network>('/v1/network')
+  const { stake, token, chainId, escrow } = await networkOf(edge())
   if (!stake) throw new UsageError('Nobody can stake here: the edge names no contract of stakes.')
   return { access: { ...wallet(party, chainId), contracts: { stake, token } }, domain: { chainId, escrow } }
 }
@@ -181,6 +215,13 @@ function amount(text: string | undefined, what: string): bigint {
   if (!text || !/^\d{1,38}$/.test(text))
     throw new UsageError(`${what} takes a whole number in the token's smallest unit.`)
   return BigInt(text)
+}
+
+/** Reads a whole number that has a bound. */
+function numberOf(text: string, what: string, most: number): number {
+  const number = /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN
+  if (!(number <= most)) throw new UsageError(`${what} takes a whole number up to ${most}.`)
+  return number
 }
 
 function addressOf(text: string | undefined, what: string): Hex {
@@ -223,9 +264,12 @@ function json(path: string | undefined, what: string): unknown {
 /** Reads JSON from a file or from an address of http or https. */
 async function readOrFetch(place: string | undefined, what: string): Promise<unknown> {
   if (!place || !/^https?:/.test(place)) return json(place, what)
-  const response = await fetch(place, { signal: AbortSignal.timeout(30_000) })
+  const response = await fetch(place, { signal: AbortSignal.timeout(30_000) }).catch(() => null)
+  if (!response) throw new UsageError(`${place} cannot be reached.`)
   if (!response.ok) throw new UsageError(`${place} answered ${response.status}.`)
-  return response.json()
+  return response.json().catch(() => {
+    throw new UsageError(`${place} gave no JSON.`)
+  })
 }
 
 const options = {
@@ -263,7 +307,7 @@ const options = {
   'channel-cap': { type: 'string' },
   days: { type: 'string' },
   'min-stake': { type: 'string' },
-  check: { type: 'boolean', default: false },
+  check: { type: 'boolean' },
 } as const
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof options; allowPositionals: true }>>['values']
@@ -275,6 +319,42 @@ const marks = { passed: '✓', failed: '✗', unknown: '?' }
 const requiredBy = (values: Values): Requirements =>
   values['min-stake'] === undefined ? {} : { minStake: amount(values['min-stake'], '--min-stake').toString() }
 
+/** What each command takes besides --json and --help: a flag it does not know would be ignored, and be missed. */
+const flags: Record<string, readonly (keyof typeof options)[]> = {
+  publish: ['name', 'version', 'licence', 'price', 'royalty', 'card'],
+  buy: ['input', 'max-price', 'min-stake', 'bundle', 'on-behalf-of'],
+  proxy: [
+    ...(['edge', 'port', 'host', 'allow-host', 'model', 'max-price', 'min-stake'] as const),
+    ...(['budget', 'require', 'keep', 'on-behalf-of'] as const),
+  ],
+  verify: ['development-root'],
+  'evidence verify': ['collateral', 'event-log', 'now', 'policy', 'development-root'],
+  'verdict replay': ['rim-signer', 'development-root'],
+  'rim sign': ['key', 'now'],
+  balance: ['of'],
+  mandate: ['cap', 'channel-cap', 'days', 'model'],
+  collect: ['of'],
+  settle: ['for', 'minimum'],
+  'stake add': ['of'],
+  'stake request': ['of'],
+  'stake withdraw': ['of'],
+  'stake collect': ['of'],
+  slash: ['check', 'of'],
+}
+
+function checkFlags(command: string, values: Values): void {
+  partyOf(values.of, '')
+  const known = ['json', 'help', ...(flags[command] ?? [])]
+  const foreign = Object.keys(values).filter((name) => !known.includes(name))
+  if (foreign.length > 0)
+    throw new UsageError(
+      `assay ${command} takes no --${foreign.join(', no --')}${known.length > 2 ? `; it takes --${known.slice(2).join(', --')}` : ''}.`,
+    )
+}
+
+/** Commands that take no word more. */
+const takesNone = new Set('models,runners,proxy,balance,collect,settle,deposit inbox,stake collect'.split(','))
+
 /** Commands that take two words more. */
 const takesTwo = new Set(['stake add', 'stake request', 'slash'])
 
@@ -282,10 +362,14 @@ type Command = (argument: string | undefined, values: Values, second: string | u
 
 const commands: Record<string, Command> = {
   async publish(path, values) {
+    const royaltyBps = numberOf(values.royalty ?? '1000', '--royalty', 10_000)
     const graph = new Uint8Array(file(path, 'the ONNX file to publish'))
     const connection = edge()
     const price = amount(values.price ?? '1000', '--price')
-    const external = readExternalFiles(path!, readGraph(graph).externalData)
+    const external = readExternalFiles(
+      path!,
+      readable(`${path} is no ONNX model`, () => readGraph(graph).externalData),
+    )
     const model = await publishModel(connection, {
       graph,
       external,
@@ -294,9 +378,9 @@ const commands: Record<string, Command> = {
       licence: values.licence ?? 'unstated',
       card: values.card ? file(values.card, 'a card').toString('utf8') : '',
       price,
-      royaltyBps: Number(amount(values.royalty ?? '1000', '--royalty')),
+      royaltyBps,
       signer: createSigner(fromHex(keyOf('publisher'), 32)),
-      network: await connection.json<Network>('/v1/network'),
+      network: await networkOf(connection),
       now: Date.now,
       check: tryModel,
     })
@@ -343,7 +427,7 @@ const commands: Record<string, Command> = {
   async buy(reference, values) {
     if (!reference) throw new UsageError('Name the model to buy from.')
     const tensors = tensorsFromJson(json(values.input, 'the tensors with --input'))
-    const network = await edge().json<Network>('/v1/network')
+    const network = await networkOf(edge())
     const buyer = buyerOf(edgeUrl(), network, values['on-behalf-of'])
     const answer = await buyer.infer(reference, tensors, {
       ...(values['max-price'] ? { maxPrice: amount(values['max-price'], '--max-price') } : {}),
@@ -371,8 +455,9 @@ const commands: Record<string, Command> = {
   },
 
   async proxy(_, values) {
+    const port = numberOf(values.port ?? '8000', '--port', 65_535)
     const edgeOf = values.edge ?? edgeUrl()
-    const network = await connectEdge(edgeOf).json<Network>('/v1/network')
+    const network = await networkOf(connectEdge(edgeOf))
     const { host = '127.0.0.1', keep } = values
     const token = process.env.ASSAY_PROXY_TOKEN
     if (!loopback.includes(host) && !token)
@@ -402,7 +487,6 @@ const commands: Record<string, Command> = {
           }),
       log: (line) => process.stderr.write(`${line}\n`),
     })
-    const port = Number(amount(values.port ?? '8000', '--port'))
     const { url, close } = await serve(proxy, { host, port }).catch((error: NodeJS.ErrnoException) => {
       throw error.code === 'EADDRINUSE'
         ? new UsageError(`Port ${port} of ${host} is taken. Name another with --port.`)
@@ -418,7 +502,7 @@ const commands: Record<string, Command> = {
   async verify(path, values) {
     const bundle = json(path, 'the bundle to verify') as Bundle
     const { verdict, checks } = await verifyBundle(bundle, {
-      roots: rootsFor(bundle.chainId, values['development-root']),
+      roots: rootsFor(bundle?.chainId ?? localChainIds[0]!, values['development-root']),
       policy: defaultPolicy,
     })
     return {
@@ -481,15 +565,17 @@ const commands: Record<string, Command> = {
 
   async 'verdict replay'(path, values) {
     const published = (await readOrFetch(path, 'the published verdict to replay')) as PublishedVerdict
-    const chainId = published.domain?.chainId ?? localChainIds[0]!
+    const chainId = published?.domain?.chainId ?? localChainIds[0]!
     const trusted = rootsFor(chainId, values['development-root'])
     const rimSigners = values['rim-signer']?.split(',') as Hex[] | undefined
+    if (rimSigners?.some((each) => !/^0x04[0-9a-f]{128}$/.test(each)))
+      throw new UsageError('--rim-signer takes uncompressed P-256 keys, 0x04 and 128 hex digits, separated by commas.')
     const { verdict, verifier, checks } = await replayVerdict(published, {
       roots: trusted.map((roots) => (rimSigners ? { ...roots, rimSigners } : roots)),
       policy: defaultPolicy,
     })
     return {
-      result: { verdict, verifier, checks, attested: published.attested },
+      result: { verdict, verifier, checks, attested: published?.attested },
       lines: [
         ...checks.map(({ check, status, detail }) => `${marks[status]} ${check}: ${detail}`),
         `${verdict}: signed by ${verifier ?? 'nobody'}`,
@@ -515,8 +601,8 @@ const commands: Record<string, Command> = {
   },
 
   async balance(_, values) {
-    const network = await edge().json<Network>('/v1/network')
-    const { publicClient, wallet: own } = wallet(values.of ?? 'buyer', network.chainId)
+    const network = await networkOf(edge())
+    const { publicClient, wallet: own } = wallet(partyOf(values.of, 'buyer'), network.chainId)
     const { address } = own.account
     const [held, { reservedFor, earnings, stake, ...account }] = await Promise.all([
       readBalance({ publicClient, contracts: network, address }),
@@ -545,7 +631,7 @@ const commands: Record<string, Command> = {
 
   async 'stake show'(text) {
     const runner = addressOf(text, 'stake show')
-    const { stake, token, chainId } = await edge().json<Network>('/v1/network')
+    const { stake, token, chainId } = await networkOf(edge())
     if (!stake) throw new UsageError('Nobody can stake here: the edge names no contract of stakes.')
     const shown = await readStake({ publicClient: reader(chainId), contracts: { stake, token } }, runner)
     return { result: shown, lines: rowsOf(shown) }
@@ -554,7 +640,7 @@ const commands: Record<string, Command> = {
   async 'stake add'(text, values, second) {
     const runner = addressOf(text, 'stake add')
     const value = amount(second, 'stake add <runner> <amount>')
-    const { access } = await stakesOf(values.of ?? 'provider')
+    const { access } = await stakesOf(partyOf(values.of, 'provider'))
     const transaction = await addStake(access, runner, value)
     return {
       result: { transaction, runner, amount: value.toString() },
@@ -565,7 +651,7 @@ const commands: Record<string, Command> = {
   async 'stake request'(text, values, second) {
     const runner = addressOf(text, 'stake request')
     const value = amount(second, 'stake request <runner> <amount>')
-    const { access } = await stakesOf(values.of ?? 'provider')
+    const { access } = await stakesOf(partyOf(values.of, 'provider'))
     const { withdrawableAt } = await requestStake(access, runner, value)
     const from = withdrawableAt?.toISOString() ?? null
     return {
@@ -580,13 +666,13 @@ const commands: Record<string, Command> = {
 
   async 'stake withdraw'(text, values) {
     const runner = addressOf(text, 'stake withdraw')
-    const { access } = await stakesOf(values.of ?? 'provider')
+    const { access } = await stakesOf(partyOf(values.of, 'provider'))
     const taken = await withdrawStake(access, runner)
     return { result: { runner, amount: taken.toString() }, lines: [`withdrew ${taken}`] }
   },
 
   async 'stake collect'(_, values) {
-    const { access } = await stakesOf(values.of ?? 'buyer')
+    const { access } = await stakesOf(partyOf(values.of, 'buyer'))
     const taken = await collectSlashes(access)
     return {
       result: { amount: taken.toString() },
@@ -595,7 +681,7 @@ const commands: Record<string, Command> = {
   },
 
   async slash(path, values, other) {
-    const { chainId, escrow, stake, token } = await edge().json<Network>('/v1/network')
+    const { chainId, escrow, stake, token } = await networkOf(edge())
     const domain = { chainId, escrow: escrow.toLowerCase() as Hex }
     const equivocation = await equivocationIn(path, other, domain)
     const judged = judgeEquivocation(domain, equivocation)
@@ -607,7 +693,7 @@ const commands: Record<string, Command> = {
     const proof = { proven: true, runner, channel, job: job.toString(), differs }
     if (values.check) return { result: proof, lines: [wordsFor(equivocation)] }
     if (!stake) throw new UsageError('Nobody can stake here: the edge names no contract of stakes.')
-    const access = { ...wallet(values.of ?? 'buyer', chainId), contracts: { stake, token } }
+    const access = { ...wallet(partyOf(values.of, 'buyer'), chainId), contracts: { stake, token } }
     const { transaction, toBuyer, toReporter, burned } = await slashRunner(access, equivocation)
     return {
       result: { ...proof, transaction, toBuyer: `${toBuyer}`, toReporter: `${toReporter}`, burned: `${burned}` },
@@ -619,8 +705,11 @@ const commands: Record<string, Command> = {
   },
 
   async collect(_, values) {
-    const network = await edge().json<Network>('/v1/network')
-    const amount = await collectEarnings({ ...wallet(values.of ?? 'provider', network.chainId), contracts: network })
+    const network = await networkOf(edge())
+    const amount = await collectEarnings({
+      ...wallet(partyOf(values.of, 'provider'), network.chainId),
+      contracts: network,
+    })
     return {
       result: { amount: amount.toString() },
       lines: [amount > 0n ? `withdrew ${amount}` : 'nothing is earned and not withdrawn'],
@@ -628,16 +717,17 @@ const commands: Record<string, Command> = {
   },
 
   async settle(_, values) {
+    const minimum = amount(values.minimum ?? '1', '--minimum')
     const runner = values.for?.toLowerCase()
     if (!runner || !/^0x[0-9a-f]{40}$/.test(runner)) throw new UsageError('Name the runner to settle for: --for 0x….')
-    const { chainId, escrow } = await edge().json<Network>('/v1/network')
+    const { chainId, escrow } = await networkOf(edge())
     const done = await settleFor({
       edge: edge(),
       ...wallet('buyer', chainId),
       escrow,
       domain: { chainId, escrow: escrow.toLowerCase() as Hex },
       runner: runner as Hex,
-      minimum: amount(values.minimum ?? '1', '--minimum'),
+      minimum,
     })
     const paid = done.reduce((sum, each) => sum + each.amount, 0n)
     return {
@@ -654,13 +744,13 @@ const commands: Record<string, Command> = {
   },
 
   async withdraw(text) {
-    const network = await edge().json<Network>('/v1/network')
+    const asked = text === undefined ? null : amount(text, 'withdraw')
+    const network = await networkOf(edge())
     const access = { ...wallet('buyer', network.chainId), contracts: network }
-    if (text === undefined) {
+    if (asked === null) {
       const taken = await withdrawDeposit(access)
       return { result: { amount: taken.toString() }, lines: [`withdrew ${taken}`] }
     }
-    const asked = amount(text, 'withdraw')
     const { withdrawableAt } = await requestWithdrawal(access, asked)
     const from = withdrawableAt.toISOString()
     return {
@@ -671,7 +761,7 @@ const commands: Record<string, Command> = {
 
   async mandate(text, values) {
     const key = addressOf(text, 'mandate')
-    const network = await edge().json<Network>('/v1/network')
+    const network = await networkOf(edge())
     const access = { ...wallet('buyer', network.chainId), contracts: network }
     const cap = amount(values.cap, '--cap')
     const reader = buyerOf(edgeUrl(), network)
@@ -679,7 +769,7 @@ const commands: Record<string, Command> = {
       key,
       cap,
       channelCap: values['channel-cap'] === undefined ? cap : amount(values['channel-cap'], '--channel-cap'),
-      expiresAt: new Date(Date.now() + Number(amount(values.days ?? '1', '--days')) * 86_400_000),
+      expiresAt: new Date(Date.now() + numberOf(values.days ?? '1', '--days', 36_500) * 86_400_000),
       models: await Promise.all((values.model ?? []).map(async (each) => (await reader.model(each)).digest)),
     }
     const transaction = await grantMandate(access, mandate)
@@ -695,13 +785,13 @@ const commands: Record<string, Command> = {
 
   async 'mandate revoke'(text) {
     const key = addressOf(text, 'mandate revoke')
-    const network = await edge().json<Network>('/v1/network')
+    const network = await networkOf(edge())
     const transaction = await revokeMandate({ ...wallet('buyer', network.chainId), contracts: network }, key)
     return { result: { transaction, key }, lines: [`${key} may spend nothing any more`] }
   },
 
   async 'deposit inbox'() {
-    const network = await edge().json<Network>('/v1/network')
+    const network = await networkOf(edge())
     const amount = await depositFromInbox({ ...wallet('buyer', network.chainId), contracts: network })
     return {
       result: { amount: amount.toString() },
@@ -711,7 +801,7 @@ const commands: Record<string, Command> = {
 
   async deposit(text) {
     const value = amount(text, 'deposit')
-    const network = await edge().json<Network>('/v1/network')
+    const network = await networkOf(edge())
     const hash = await depositTokens({ ...wallet('buyer', network.chainId), contracts: network, amount: value })
     return { result: { transaction: hash, amount: value.toString() }, lines: [`deposited ${value} in ${hash}`] }
   },
@@ -771,11 +861,11 @@ function receiptIn(kept: unknown, path: string): { terms: Terms; first: SignedRe
 }
 
 /** Reads what a file should hold. Throws UsageError, naming the file, where it is malformed. */
-function readable<T>(path: string, read: () => T): T {
+function readable<T>(what: string, read: () => T): T {
   try {
     return read()
   } catch (error) {
-    if (error instanceof EncodingError) throw new UsageError(`${path}: ${error.message}`)
+    if (error instanceof EncodingError) throw new UsageError(`${what}: ${error.message}`)
     throw error
   }
 }
@@ -884,22 +974,24 @@ try {
   try {
     parsed = parseArgs({ options, allowPositionals: true })
   } catch (error) {
-    throw new UsageError((error as Error).message)
+    throw new UsageError(`${(error as Error).message.split('. ')[0]}. \`assay --help\` lists what there is.`)
   }
   const words = parsed.positionals
   const wordsOfCommand = words.length > 1 && `${words[0]} ${words[1]}` in commands ? 2 : 1
   const command = words.length === 0 ? undefined : words.slice(0, wordsOfCommand).join(' ')
-  const [argument, second, ...more] = words.slice(wordsOfCommand)
+  const [argument, second] = words.slice(wordsOfCommand)
   asJson = parsed.values.json ?? false
   if (parsed.values.help) {
     process.stdout.write(usage)
     process.exit(0)
   }
   const run = command === undefined ? undefined : commands[command]
-  if (!run || more.length > 0 || (second !== undefined && !takesTwo.has(command!)))
+  const most = takesTwo.has(command!) ? 2 : takesNone.has(command!) ? 0 : 1
+  if (!run || words.length - wordsOfCommand > most)
     throw new UsageError(
       `${command ? `"${parsed.positionals.join(' ')}" is not a command.` : 'Name a command.'}\n\n${usage}`,
     )
+  checkFlags(command!, parsed.values)
   const { result, lines, exit = 0 } = await run(argument, parsed.values, second)
   process.stdout.write(asJson ? `${JSON.stringify(result)}\n` : `${lines.join('\n')}\n`)
   process.exitCode = exit

@@ -102,6 +102,8 @@ export function connectEdge(url: string, fetchImplementation: typeof fetch = fet
     try {
       return await work
     } catch (cause) {
+      if (cause instanceof SyntaxError)
+        throw new EdgeError('network', 0, `${base} gave no JSON.`, 'Is it the address of an edge?', { cause: 'syntax' })
       throw new EdgeError('network', 0, `The edge at ${base} cannot be reached.`, 'Is it up?', { cause: String(cause) })
     }
   }

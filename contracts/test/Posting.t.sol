@@ -2,6 +2,7 @@
 pragma solidity ^0.8.30;
 
 import {Asn1} from "./Evidence.sol";
+import {Packing} from "./Packing.sol";
 import {Vendor} from "./Vendor.sol";
 import {RunnerRegistry} from "../RunnerRegistry.sol";
 import {Certificates, Role} from "../attestation/Certificates.sol";
@@ -247,7 +248,7 @@ contract CollateralTest is Vendor {
             abi.encodeWithSelector(Issuers.IssuerUnknown.selector, issuerOf("somebody"))
         );
         (bytes32 r, bytes32 s) = signP256("somebody", bytes(tcbInfo()));
-        bytes memory call = abi.encodeCall(registry.postTcbInfo, (signerOf(TCB_SIGNER), bytes(tcbInfo()), r, s));
+        bytes memory call = abi.encodeCall(registry.postTcbInfo, (signerOf(TCB_SIGNER), Packing.literally(bytes(tcbInfo())), r, s));
         refused(call, Collateral.CollateralNotSigned.selector);
     }
 

@@ -11,7 +11,8 @@ import {Asn1, Evidence} from "./Evidence.sol";
 
 /// @dev Reads what is written, and refuses each thing written wrongly, by name. No signature is asked for here: even one who signs must write strictly.
 abstract contract Reading is Evidence {
-    AttestationReader internal reader = new AttestationReader();
+    AttestationReader internal reader =
+        AttestationReader(vm.deployCode("AttestationReader.sol:AttestationReader", ""));
 
     function refused(bytes memory call, bytes4 with) internal view {
         (bool ok, bytes memory answer) = address(reader).staticcall(call);

@@ -38,25 +38,22 @@ contract RegistryTest is Vendor {
         assertEq(provider, runner().provider);
     }
 
+    function deploy(bool development) external returns (RunnerRegistry) {
+        return deployed(development);
+    }
+
     function test_constructor_developmentOnLocalChainsOnly() public {
-        (bytes32 x, bytes32 y) = publicKey(ROOT);
         vm.chainId(1);
-        try new RunnerRegistry(address(this), ESCROW, VERIFIERS, true, x, y, nameHash(ROOT)) {
-            require(false, "was made");
-        } catch (bytes memory answer) {
-            assertEq(
-                keccak256(answer), keccak256(abi.encodeWithSelector(RunnerRegistry.DevelopmentRootOnRealChain.selector, 1))
-            );
-        }
-        require(!new RunnerRegistry(address(this), ESCROW, VERIFIERS, false, x, y, nameHash(ROOT)).development(), "development");
+        (bool ok,) = address(this).call(abi.encodeCall(this.deploy, (true)));
+        require(!ok, "was made");
+        require(!deployed(false).development(), "development");
         vm.chainId(1337);
-        require(new RunnerRegistry(address(this), ESCROW, VERIFIERS, true, x, y, nameHash(ROOT)).development(), "not development");
+        require(deployed(true).development(), "not development");
     }
 
     /// @dev Under a vendor's root the statement and its report data are marked otherwise, so that neither passes for the other.
     function test_register_marksOfDevelopmentCountInDevelopmentOnly() public {
-        (bytes32 x, bytes32 y) = publicKey(ROOT);
-        registry = new RunnerRegistry(address(this), ESCROW, VERIFIERS, false, x, y, nameHash(ROOT));
+        registry = deployed(false);
         postAll();
         refused(registerCall(sound()), RunnerRegistry.ReportDataMismatch.selector);
         RunnerRegistry.Claim memory claim = claimOf(RUNNER);

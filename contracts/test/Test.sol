@@ -15,6 +15,8 @@ interface Vm {
     function chainId(uint256 id) external;
     function computeCreateAddress(address deployer, uint256 nonce) external pure returns (address);
     function createWallet(uint256 key) external view returns (Wallet memory);
+    /// @dev Deploys by name: a test that says `new` carries the whole contract in its own code, compiled once more.
+    function deployCode(string calldata path, bytes calldata arguments) external returns (address);
     function expectCall(address callee, bytes calldata data, uint64 count) external;
     function etch(address target, bytes calldata code) external;
     /// @dev What `block.timestamp` should say after `warp`; the optimizer takes the opcode for a constant within one function.

@@ -37,8 +37,13 @@ abstract contract Vendor is Evidence {
         vm.warp(NOW);
         vm.roll(BLOCK);
         vm.chainId(31337);
+        registry = deployed(true);
+    }
+
+    function deployed(bool development) internal returns (RunnerRegistry) {
         (bytes32 x, bytes32 y) = publicKey(ROOT);
-        registry = new RunnerRegistry(address(this), ESCROW, VERIFIERS, true, x, y, nameHash(ROOT));
+        bytes memory arguments = abi.encode(address(this), ESCROW, VERIFIERS, development, x, y, nameHash(ROOT));
+        return RunnerRegistry(vm.deployCode("RunnerRegistry.sol:RunnerRegistry", arguments));
     }
 
     /// @dev Posts everything a registration rests on.

@@ -20,7 +20,9 @@ contract VerifiersTest is Test {
         vm.warp(NOW);
         vm.chainId(31337);
         address next = vm.computeCreateAddress(address(this), vm.getNonce(address(this)) + 1);
-        registry = new RunnerRegistry(address(this), address(0xE5C), next, true, bytes32(uint256(1)), bytes32(uint256(2)), 0);
+        bytes memory arguments =
+            abi.encode(address(this), address(0xE5C), next, true, bytes32(uint256(1)), bytes32(uint256(2)), bytes32(0));
+        registry = RunnerRegistry(vm.deployCode("RunnerRegistry.sol:RunnerRegistry", arguments));
         set = new VerifierSet(address(this), registry, addresses(3), 2);
         assertEq(address(set), next);
         registry.approve(WORKLOAD);

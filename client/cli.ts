@@ -45,7 +45,7 @@ import { remedyFor } from '../protocol/evidence/remedies.ts'
 import { localChainIds, readDevelopmentRoots } from '../protocol/evidence/roots.development.ts'
 import { Refused } from '../protocol/evidence/verdict.ts'
 import { tensorsFromJson, tensorToJson } from '../protocol/oip.ts'
-import { readGraph } from '../protocol/onnx/reader.ts'
+import { OnnxError, readGraph } from '../protocol/onnx/reader.ts'
 import { type PublishedVerdict, replayVerdict } from '../protocol/publishedVerdict.ts'
 import { receiptToJson } from '../protocol/receipt.ts'
 import { createSigner } from '../protocol/secp256k1.ts'
@@ -866,6 +866,7 @@ function readable<T>(what: string, read: () => T): T {
     return read()
   } catch (error) {
     if (error instanceof EncodingError) throw new UsageError(`${what}: ${error.message}`)
+    if (error instanceof OnnxError) throw new UsageError(`${what}: ${error.message} ${error.hint}`)
     throw error
   }
 }

@@ -77,7 +77,8 @@ let edge: ReturnType<typeof createEdge> | undefined
 export default {
   async fetch(request: Request, bindings: Bindings, execution: ExecutionContext): Promise<Response> {
     if (bindings.MODE === 'hand') return byHand(request)
-    const socket = /^\/bench\/socket\/(0x[0-9a-f]{40})$/.exec(new URL(request.url).pathname)?.[1]
+    const socket =
+      request.method === 'GET' && /^\/bench\/socket\/(0x[0-9a-f]{40})$/.exec(new URL(request.url).pathname)?.[1]
     if (socket) {
       const stub = bindings.MAILBOX.get(bindings.MAILBOX.idFromName(socket))
       const upgrade = { headers: { upgrade: 'websocket' } }

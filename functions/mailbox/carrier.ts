@@ -110,6 +110,7 @@ export class Carrier {
       stop = this.#deps.after(ms, () => resolve(null))
     })
     const ended = await Promise.race([work, late])
+    // Stopped in this request's own turn: where `work` ends it is that of whoever made the call.
     stop()
     return ended
   }

@@ -141,6 +141,8 @@ contract ParsingTest is Test {
     function test_time_centuriesOfTwoDigits() public view {
         assertEq(harness.time("\x17\x0d491231235959Z"), 2_524_607_999);
         refused(abi.encodeCall(harness.time, ("\x17\x0d500101000000Z")), Time.MalformedTime.selector);
+        // Ten tens are no digit, though a hundred years after 1900 would be a year.
+        refused(abi.encodeCall(harness.time, ("\x17\x0d:00601000000Z")), Time.MalformedTime.selector);
         assertEq(harness.time("\x17\x0d700101000000Z"), 0);
         assertEq(harness.time("\x17\x0d991231235959Z"), 946_684_799);
         assertEq(harness.time("\x17\x0d000101000000Z"), 946_684_800);

@@ -2453,7 +2453,7 @@ export const runnerRegistryAbi = [
     "inputs": [
       {
         "internalType": "bytes",
-        "name": "tbs",
+        "name": "packed",
         "type": "bytes"
       },
       {

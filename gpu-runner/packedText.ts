@@ -85,10 +85,13 @@ function cheapestRepeat({ source, size: longest }: Run, at: number, rest: Float6
   return cheapest
 }
 
-/** Packs a text for `PackedText` of the contracts so that posting it costs the least gas: of all divisions into steps of literal bytes and repeated runs, the cheapest by the prices of a call's bytes and of a step. */
-export function packText(text: string): Uint8Array {
+/** Packs a text for `PackedText` of the contracts, as `pack` does. */
+export const packText = (text: string): Uint8Array => pack(utf8(text))
+
+/** Packs bytes for `PackedText` of the contracts so that posting them costs the least gas: of all divisions into steps of literal bytes and repeated runs, the cheapest by the prices of a call's bytes and of a step. */
+export function pack(given: Uint8Array): Uint8Array {
   const start = packingWords.length
-  const bytes = concat(packingWords, utf8(text))
+  const bytes = concat(packingWords, given)
   const length = bytes.length - start
   const runs = longestRuns(bytes, start)
   const rest = new Float64Array(length + 1)

@@ -7,7 +7,7 @@ import { readPckExtension } from '../protocol/evidence/pck.ts'
 import { parseTdxQuote } from '../protocol/evidence/quote.ts'
 import { decodeStatement } from '../protocol/evidence/statement.ts'
 import { type Certificate, parseCertificate, parseCrl, parsePem } from '../protocol/evidence/x509.ts'
-import { packText } from './packedText.ts'
+import { pack, packText } from './packedText.ts'
 
 /** Collateral is posted anew when what the chain holds lapses within this many seconds. */
 const renewBeforeSeconds = 2 * 86_400
@@ -117,7 +117,7 @@ export function crlCall(crl: Uint8Array, issuer: Certificate, serials: 'all' | R
     .filter(({ serial }) => serials === 'all' || serials.has(serial))
     .map(({ offset }) => BigInt(offset))
   const { x, y } = pointOf(issuer.publicKey)
-  const args = [toHex(tbs), half(signature, 0), half(signature, 1), x, y, offsets] as const
+  const args = [toHex(pack(tbs)), half(signature, 0), half(signature, 1), x, y, offsets] as const
   return encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'postCrl', args })
 }
 

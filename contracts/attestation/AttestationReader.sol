@@ -23,6 +23,12 @@ contract AttestationReader {
         platform = PckExtension.read(sgx);
     }
 
+    /// @notice Unpacks bytes of any kind (see `PackedText`) and gives their SHA-256.
+    function unpack(bytes calldata packed) external view returns (bytes memory whole, bytes32 digest) {
+        whole = PackedText.unpack(packed);
+        digest = sha256Of(whole);
+    }
+
     /// @notice Reads a revocation list, and the serial numbers of the entries that begin at these offsets, ascending.
     function crl(bytes calldata tbs, uint256[] calldata offsets)
         external

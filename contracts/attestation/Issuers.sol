@@ -86,11 +86,12 @@ abstract contract Issuers is MeasurementPolicy {
     }
 
     /// @notice Posts a revocation list an issuer has signed and marks certificates it names; anyone may, with one no older than the last.
-    /// @param tbs the signed part of the list, as DER
+    /// @param packed the signed part of the list, as DER, packed (see `PackedText`)
     /// @param x y the issuer's key
-    /// @param offsets where in `tbs` the entries to mark begin, ascending; none just renews the list's dates
-    function postCrl(bytes calldata tbs, bytes32 r, bytes32 s, bytes32 x, bytes32 y, uint256[] calldata offsets) external {
-        require(P256.verify(sha256(tbs), r, s, x, y), CrlNotSigned());
+    /// @param offsets where in the list the entries to mark begin, ascending; none just renews the list's dates
+    function postCrl(bytes calldata packed, bytes32 r, bytes32 s, bytes32 x, bytes32 y, uint256[] calldata offsets) external {
+        (bytes memory tbs, bytes32 digest) = reader.unpack(packed);
+        require(P256.verify(digest, r, s, x, y), CrlNotSigned());
         (Crl memory crl, uint256[] memory serials) = reader.crl(tbs, offsets);
         bytes32 id = issuerId(x, y, crl.issuer);
         Issuer memory issuer = usable(id);

@@ -47,6 +47,13 @@ contract AttestationHarness {
         return Text.find(start, end, uint8(character)) - start;
     }
 
+    function digits(bytes memory text, bytes32 form, bytes32 gaps) external pure returns (bool known, uint256 values) {
+        (uint256 start, uint256 end) = Text.bounds(text);
+        (known, values) = Text.digits(start, end - start, form, gaps);
+        // The text itself is left as it was.
+        require(keccak256(text) == keccak256(msg.data[0x84:0x84 + text.length]), "changed");
+    }
+
     function platformStatus(bytes calldata table, bytes16 components, uint256 pceSvn, bytes16 teeTcbSvn)
         external
         pure
@@ -186,6 +193,36 @@ contract AttestationReadersTest is Test {
             assertEq(found, first);
         } catch {
             assertEq(first, text.length);
+        }
+    }
+
+    /// @dev Three digits in a text of eight bytes: any byte in their places, and any byte changed beside them.
+    function testFuzz_text_readsDigitsOfAKnownTextOnly(bytes3 given, uint8 place, bytes1 other) public view {
+        bytes32 form = keccak256("{0ab0,0}");
+        bytes32 gaps = hex"010302";
+        bytes memory text = abi.encodePacked("{", given[0], "ab", given[1], ",", given[2], "}");
+        bool all = true;
+        for (uint256 i = 0; i < 3; i++) all = all && given[i] >= "0" && given[i] <= "9";
+        (bool known, uint256 values) = harness.digits(text, form, gaps);
+        assertEq(known ? 1 : 0, all ? 1 : 0);
+        if (all) assertEq(values, uint24(given) & 0x0f0f0f);
+        uint256[5] memory fixed_ = [uint256(0), 2, 3, 5, 7];
+        uint256 at = fixed_[place % 5];
+        text = "{7ab8,9}";
+        if (text[at] == other) return;
+        text[at] = other;
+        (known,) = harness.digits(text, form, gaps);
+        require(!known, "was taken");
+    }
+
+    function test_text_readsEveryDigit() public view {
+        bytes32 form = keccak256("{0ab0,0}");
+        for (uint256 i = 0; i < 1_000; i++) {
+            bytes1[3] memory d = [bytes1(uint8(48 + i / 100)), bytes1(uint8(48 + i / 10 % 10)), bytes1(uint8(48 + i % 10))];
+            bytes memory text = abi.encodePacked("{", d[0], "ab", d[1], ",", d[2], "}");
+            (bool known, uint256 values) = harness.digits(text, form, hex"010302");
+            require(known, "was refused");
+            assertEq(values, (i / 100) << 16 | (i / 10 % 10) << 8 | i % 10);
         }
     }
 

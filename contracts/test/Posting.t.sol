@@ -72,7 +72,7 @@ contract IssuersTest is Vendor {
         bytes memory der = written(revocations(PLATFORM_CA, 1));
         (bytes32 r, bytes32 s) = signP256("somebody", der);
         refused(
-            abi.encodeCall(registry.postCrl, (der, r, s, x, y, new uint256[](0))), Issuers.CrlNotSigned.selector
+            abi.encodeCall(registry.postCrl, (Packing.literally(der), r, s, x, y, new uint256[](0))), Issuers.CrlNotSigned.selector
         );
         // Signed by the CA's key, in the root's name: nobody is both.
         refused(

@@ -106,7 +106,7 @@ abstract contract Vendor is Evidence {
         bytes memory der = written(list);
         (bytes32 r, bytes32 s) = signP256(signer, der);
         (bytes32 x, bytes32 y) = publicKey(signer);
-        return abi.encodeCall(registry.postCrl, (der, r, s, x, y, offsets));
+        return abi.encodeCall(registry.postCrl, (Packing.literally(der), r, s, x, y, offsets));
     }
 
     /// @dev Revokes one certificate by a list that names it alone.

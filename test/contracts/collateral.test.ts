@@ -1,6 +1,7 @@
 import { decodeFunctionData, encodeFunctionData } from 'viem'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { runnerRegistryAbi } from '../../contracts/abi.ts'
+import { pack } from '../../gpu-runner/packedText.ts'
 import {
   collateralCall,
   crlCall,
@@ -134,7 +135,7 @@ describe('what is posted on chain', () => {
     for (const offset of [0, entry!.offset - 1, entry!.offset + 1, entry!.offset + 2, tbs.length, 100_000]) {
       const key = now.platformCa.publicKey.slice(1)
       const args = [
-        toHex(tbs),
+        toHex(pack(tbs)),
         half(signature, 0),
         half(signature, 1),
         half(key, 0),

@@ -2,6 +2,7 @@ import { p256 } from '@noble/curves/nist.js'
 import { decodeFunctionData, encodeFunctionData } from 'viem'
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { runnerRegistryAbi } from '../../contracts/abi.ts'
+import { pack } from '../../gpu-runner/packedText.ts'
 import { crlCall, issuerCall, pckCall, quoteForChain } from '../../gpu-runner/registrar.ts'
 import { createDevelopmentTee } from '../../gpu-runner/tee/development.ts'
 import { concat, fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
@@ -148,7 +149,7 @@ describe('signed, and still refused', () => {
     }) as { args: readonly [Hex, Hex, Hex, Hex, Hex, readonly bigint[]] }
     const signature = sign('platform ca', tbs)
     const [, , , x, y, offsets] = sound.args
-    const args = [toHex(tbs), toHex(signature.slice(0, 32)), toHex(signature.slice(32)), x, y, offsets] as const
+    const args = [toHex(pack(tbs)), toHex(signature.slice(0, 32)), toHex(signature.slice(32)), x, y, offsets] as const
     return encodeFunctionData({ abi: runnerRegistryAbi, functionName: 'postCrl', args })
   }
 
@@ -163,7 +164,7 @@ describe('signed, and still refused', () => {
     const renamed = sequence(version.whole, algorithm.whole, signer.subject, after)
     const signature = sign('tcb signing', renamed)
     const args = [
-      toHex(renamed),
+      toHex(pack(renamed)),
       toHex(signature.slice(0, 32)),
       toHex(signature.slice(32)),
       toHex(signer.publicKey.slice(1, 33)),

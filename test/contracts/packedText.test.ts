@@ -5,10 +5,11 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { type Chain, startChain } from '../../dev/chain.ts'
 import { developmentKey } from '../../dev/keys.ts'
 import { walletOf } from '../../dev/marketplace.ts'
-import { packingWords, packText } from '../../gpu-runner/packedText.ts'
+import { pack, packingWords, packText } from '../../gpu-runner/packedText.ts'
 import { createDevelopmentTee } from '../../gpu-runner/tee/development.ts'
 import { fromUtf8, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import type { CollateralOf } from '../../protocol/evidence/index.ts'
+import { parseCrl } from '../../protocol/evidence/x509.ts'
 import { realQuotes } from '../fixtures/quotes.ts'
 import { testContracts } from './compiled.ts'
 
@@ -83,6 +84,18 @@ describe('packed texts', () => {
         const packed = packText(given)
         expect(await unpacked(packed)).toBe(toHex(utf8(given)))
         if (given.startsWith('{"id":"TDX"')) expect(callGas(packed)).toBeLessThan(callGas(utf8(given)) / 10)
+      }
+    },
+  )
+
+  test.skipIf(real.length === 0)(
+    'behavior: real revocation lists, long ones in six tenths of their bytes',
+    async () => {
+      for (const { tbs } of realQuotes().map(({ collateral }) => parseCrl(collateral.pckCrl))) {
+        const packed = pack(tbs)
+        expect(await unpacked(packed)).toBe(toHex(tbs))
+        // A list that names hardly anyone has little to repeat.
+        if (tbs.length > 1_000) expect(packed.length).toBeLessThan(tbs.length * 0.6)
       }
     },
   )

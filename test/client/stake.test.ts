@@ -171,6 +171,14 @@ describe('assay stake and assay slash', () => {
     })
     expect(await drifts()).toEqual([])
     expect((await assay('provider', 'balance')).result).toMatchObject({ wallet: '8500', staked: '2000' })
+
+    const shift = (by: number) =>
+      edge.sql('UPDATE stakes SET amount = amount + $1 WHERE runner = $2', [by, runner.address])
+    await shift(1)
+    expect(await drifts()).toMatchObject([
+      { kind: 'stake', subject: runner.address, expected: expect.stringContaining('2001'), cause: expect.any(String) },
+    ])
+    await shift(-1)
   }, 180_000)
 
   test('attack: two bundles with two answers to one job cost the key its stake, once; the books still agree', async () => {

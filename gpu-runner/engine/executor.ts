@@ -1,5 +1,3 @@
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Tensor } from '../../protocol/tensors.ts'
@@ -96,8 +94,6 @@ export function createExecutor(options: ExecutorOptions): Executor {
 class ExecutorPool implements Executor {
   readonly #options: Required<ExecutorOptions>
   readonly #models = new Map<string, Known>()
-  // Empty, because onnxruntime opens files that a model names below the working directory.
-  readonly #workingDirectory = mkdtempSync(join(tmpdir(), 'assay-executor-'))
   readonly #processes = new Set<ExecutorProcess>()
   /** Processes with nothing to do, the last used last. */
   readonly #idle: Worker[] = []
@@ -182,7 +178,6 @@ class ExecutorPool implements Executor {
     this.#stopped = true
     for (const process of this.#processes) process.kill()
     await Promise.all([...this.#processes].map(({ ended }) => ended))
-    rmSync(this.#workingDirectory, { recursive: true, force: true })
   }
 
   /** Starts a process, loads what it should know, and lets it work. One that follows others that died waits a little longer each time. */
@@ -215,8 +210,7 @@ class ExecutorPool implements Executor {
   #spawn(): ExecutorProcess | null {
     const { answerLimit, environment, main, sandbox } = this.#options
     try {
-      const workingDirectory = this.#workingDirectory
-      return startExecutorProcess({ workingDirectory, environment, answerLimit, main, sandbox })
+      return startExecutorProcess({ environment, answerLimit, main, sandbox })
     } catch {
       return null
     }

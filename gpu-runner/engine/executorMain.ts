@@ -202,18 +202,22 @@ function read(): Message {
   return message
 }
 
+/** This thread is deaf while it runs a model; another sees that the control process is gone, so that no run outlives whoever wanted it. It is there before this process says that it is ready: the control process lives until then, and removes the working directory, without which no thread starts. */
+const watching = new Int32Array(new SharedArrayBuffer(4))
+new Worker(
+  `const { workerData: { watching, ppid } } = require('node:worker_threads')
+  setInterval(() => process.ppid === ppid || process.kill(process.pid, 'SIGKILL'), 1000)
+  Atomics.store(watching, 0, 1)
+  Atomics.notify(watching, 0)`,
+  { eval: true, workerData: { watching, ppid: process.ppid } },
+)
+Atomics.wait(watching, 0, 0)
 write({
   kind: kinds.ready,
   id: 0,
   text: JSON.stringify(ort.listSupportedBackends().map(({ name }) => name)),
   tensors: [],
 })
-// This thread is deaf while it runs a model; another sees that the control process is gone, so that no run outlives whoever wanted it.
-new Worker(
-  `const { ppid } = process
-  setInterval(() => process.ppid === ppid || process.kill(process.pid, 'SIGKILL'), 1000)`,
-  { eval: true },
-)
 for (;;) {
   const request = read()
   try {

@@ -1,5 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
 import type { Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import type { Tensor } from '../../protocol/tensors.ts'
 import { ExecutorDiedError, ModelError, NotBegunError, RunDeadlineError } from './errors.ts'
 import { decodeMessage, encodeMessage, type Kind, kinds, type Message, messageLength, prefixLength } from './wire.ts'
@@ -44,13 +47,11 @@ type Pending = {
 
 /** Starts an executor process with nothing of ours in its environment. It talks over a socket pair that has no name, so nobody else can connect; `answerLimit` bounds the bytes of an answer. Throws ExecutorDiedError when the system gives no process. */
 export function startExecutorProcess({
-  workingDirectory,
   environment = {},
   answerLimit,
   main,
   sandbox = [],
 }: {
-  workingDirectory: string
   environment?: Record<string, string>
   answerLimit: number
   main: string
@@ -58,14 +59,9 @@ export function startExecutorProcess({
   sandbox?: readonly string[]
 }): ExecutorProcess {
   const command = [...sandbox, process.execPath, '--no-warnings', main]
-  const child: ChildProcess = spawn(command[0]!, command.slice(1), {
-    cwd: workingDirectory,
-    env: environment,
-    stdio: ['ignore', 'ignore', 'ignore', 'pipe'],
-  })
-  // Without file descriptors left there is no socket, and an error that comes later.
-  child.on('error', () => {})
-  if (!child.stdio) throw new ExecutorDiedError('No executor process can be started: too many files are open.')
+  // Empty, because onnxruntime opens files that a model names below the working directory.
+  const cwd = mkdtempSync(join(tmpdir(), 'assay-executor-'))
+  const child = spawnIn(cwd, command, environment)
   const socket = child.stdio[3] as Socket
   /** What was asked and not answered, in the order in which the process comes to it. */
   const pending: Pending[] = []
@@ -143,7 +139,8 @@ export function startExecutorProcess({
     started = true
     return JSON.parse(text) as string[]
   })
-  ready.catch(() => {})
+  // The process stands in it and needs it no more: nothing can be put there, and nothing is left on disk however this process ends.
+  ready.catch(() => {}).finally(() => rmSync(cwd, { recursive: true, force: true }))
 
   return {
     pid: child.pid,
@@ -167,6 +164,19 @@ export function startExecutorProcess({
     pending: () => pending.length,
     gone: () => gone !== null,
     diedByItself: () => gone !== null && !killed,
+  }
+}
+
+function spawnIn(cwd: string, command: readonly string[], env: Record<string, string>): ChildProcess {
+  try {
+    const child = spawn(command[0]!, command.slice(1), { cwd, env, stdio: ['ignore', 'ignore', 'ignore', 'pipe'] })
+    // Without file descriptors left there is no socket, and an error that comes later.
+    child.on('error', () => {})
+    if (!child.stdio) throw new ExecutorDiedError('No executor process can be started: too many files are open.')
+    return child
+  } catch (error) {
+    rmSync(cwd, { recursive: true, force: true })
+    throw error
   }
 }
 

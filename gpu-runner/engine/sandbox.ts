@@ -1,5 +1,3 @@
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { startExecutorProcess } from './executorProcess.ts'
 
@@ -24,21 +22,16 @@ const ways: readonly (readonly string[])[] = [
 
 /** Finds the strictest way in which an executor starts on this system, so that a model which takes over its process reads no file of the runner's and tells nobody what it saw. Gives the words to put before the program; none where the system allows nothing of the kind. */
 export async function findSandbox(candidates = ways): Promise<readonly string[]> {
-  const workingDirectory = mkdtempSync(join(tmpdir(), 'assay-sandbox-'))
   const main = join(import.meta.dirname, 'executorMain.ts')
-  try {
-    for (const sandbox of candidates) {
-      const executor = startExecutorProcess({ workingDirectory, answerLimit: 65_536, main, sandbox })
-      const starts = await executor.ready.then(
-        () => true,
-        () => false,
-      )
-      executor.kill()
-      await executor.ended
-      if (starts) return sandbox
-    }
-    return []
-  } finally {
-    rmSync(workingDirectory, { recursive: true, force: true })
+  for (const sandbox of candidates) {
+    const executor = startExecutorProcess({ answerLimit: 65_536, main, sandbox })
+    const starts = await executor.ready.then(
+      () => true,
+      () => false,
+    )
+    executor.kill()
+    await executor.ended
+    if (starts) return sandbox
   }
+  return []
 }

@@ -34,9 +34,6 @@ library Claims {
     struct Batch {
         address runner;
         bool signed;
-        uint256 count;
-        uint256 listings;
-        Listing first;
         bytes32[] channels;
         uint256 scratch;
         address provider;
@@ -57,7 +54,11 @@ library Claims {
 
     /// @notice Reads the frame of packed claims, computes every channel and leaf, and tells whether the runner signed their root. Reverts with
     ///         MalformedClaims where lengths do not add up.
-    function open(Batch memory batch, bytes calldata packed, bytes32 domain, uint16 feeBps) internal view {
+    function open(Batch memory batch, bytes calldata packed, bytes32 domain, uint16 feeBps)
+        internal
+        view
+        returns (uint256 count, uint256 listings, Listing first)
+    {
         uint256 at;
         assembly ("memory-safe") {
             at := packed.offset
@@ -67,17 +68,17 @@ library Claims {
             uint256 frame = word(at + 56);
             uint256 mode = frame & 0xff;
             batch.runner = address(uint160(word(at) >> 96));
-            batch.listings = frame >> 8 & 0xff;
-            batch.count = frame >> 16 & 0xffff;
-            require(packed.length >= HEADER && mode < 2 && batch.count > 0, MalformedClaims());
+            listings = frame >> 8 & 0xff;
+            count = frame >> 16 & 0xffff;
+            require(mode < 2 && count > 0, MalformedClaims());
             uint256 proof = at + HEADER;
-            batch.first = Listing.wrap(proof);
+            first = Listing.wrap(proof);
             if (mode == 1) {
-                require(batch.count == 1, MalformedClaims());
-                batch.first = Listing.wrap(proof + 9 + (word(proof + 8) >> 248) * 32);
+                require(count == 1, MalformedClaims());
+                first = Listing.wrap(proof + 9 + (word(proof + 8) >> 248) * 32);
             }
-            bytes32[] memory leaves = readAll(batch, at + packed.length, domain, feeBps);
-            uint256 size = batch.count;
+            bytes32[] memory leaves = readAll(batch, count, listings, Listing.unwrap(first), at + packed.length, domain, feeBps);
+            uint256 size = count;
             bytes32 root;
             if (mode == 1) (root, size) = (rootOf(leaves[0], proof), word(proof + 4) >> 224);
             else root = Protocol.merkleRoot(leaves);
@@ -88,13 +89,20 @@ library Claims {
     }
 
     /// @dev Walks every listing and claim once and computes channels and leaves. Beyond its end calldata may hold anything, so what was read
-    ///      counts only if the walk ends exactly there.
-    function readAll(Batch memory batch, uint256 end, bytes32 domain, uint16 feeBps) private view returns (bytes32[] memory leaves) {
+    ///      counts only if the walk ends exactly there: that one check stands for a bound on every part.
+    function readAll(
+        Batch memory batch,
+        uint256 count,
+        uint256 listings,
+        uint256 at,
+        uint256 end,
+        bytes32 domain,
+        uint16 feeBps
+    ) private view returns (bytes32[] memory leaves) {
         (uint256 terms, uint256 typed, uint256 leaf) = newScratch(domain, batch.runner, feeBps);
-        bytes32[] memory channels = newWords(batch.count);
-        leaves = newWords(batch.count);
+        bytes32[] memory channels = newWords(count);
+        leaves = newWords(count);
         batch.channels = channels;
-        uint256 at = Listing.unwrap(batch.first);
         unchecked {
             uint256 next;
             uint256 last;
@@ -104,9 +112,9 @@ library Claims {
                 last := add(next, shl(5, mload(channels)))
                 toLeaf := sub(leaves, channels)
             }
-            for (uint256 i = batch.listings; i > 0; i--) {
+            for (uint256 i = listings; i > 0; i--) {
                 uint256 until = next + size(Listing.wrap(at)) * 32;
-                require(at < end && until > next && until <= last, MalformedClaims());
+                require(until > next && until <= last, MalformedClaims());
                 assembly ("memory-safe") {
                     mstore(add(terms, 0x60), calldataload(at))
                     mstore(add(terms, 0x80), shr(96, calldataload(add(at, 32))))

@@ -362,12 +362,11 @@ contract Escrow is Standings, IFollowsStandings {
     /// @dev Its name has the lowest selector of all here, and so is compared first: 800 gas less than the last.
     function settleChannels(bytes calldata packed) external returns (Status[] memory statuses) {
         Claims.Batch memory batch;
-        begin(batch, packed);
-        statuses = newStatuses(batch.count);
-        Listing listing = batch.first;
+        (uint256 count, uint256 listings, Listing listing) = begin(batch, packed);
+        statuses = newStatuses(count);
         uint256 next = 0;
         unchecked {
-            for (uint256 i = batch.listings; i > 0; i--) {
+            for (uint256 i = listings; i > 0; i--) {
                 (listing, next) = settleListing(batch, listing, statuses, next);
             }
         }
@@ -377,8 +376,12 @@ contract Escrow is Standings, IFollowsStandings {
         }
     }
 
-    function begin(Claims.Batch memory batch, bytes calldata packed) private view {
-        batch.open(packed, domainSeparator, feeBps);
+    function begin(Claims.Batch memory batch, bytes calldata packed)
+        private
+        view
+        returns (uint256 count, uint256 listings, Listing first)
+    {
+        (count, listings, first) = batch.open(packed, domainSeparator, feeBps);
         batch.remembered = standingOnly(remembered[batch.runner]);
         batch.provider = address(uint160(batch.remembered));
     }
@@ -432,7 +435,10 @@ contract Escrow is Standings, IFollowsStandings {
         }
         if (sum > 0) {
             (address publisher, uint16 royaltyBps) = (listing.publisher(), listing.royaltyBps());
-            pots[potId(batch.provider, publisher, royaltyBps)] += sum;
+            // The pots hold what deposits have lost, which the token's supply bounds.
+            unchecked {
+                pots[potId(batch.provider, publisher, royaltyBps)] += sum;
+            }
             emit Settled(batch.runner, batch.provider, publisher, royaltyBps, payments);
         }
         return (Listing.wrap(Claim.unwrap(claim)), next);
@@ -442,12 +448,11 @@ contract Escrow is Standings, IFollowsStandings {
     /// @dev Each claim is judged by itself, so two that draw on one deposit may both be promised what only one can get.
     function preview(bytes calldata packed) external view returns (Status[] memory statuses, uint128[] memory amounts) {
         Claims.Batch memory batch;
-        begin(batch, packed);
-        statuses = new Status[](batch.count);
-        amounts = new uint128[](batch.count);
-        Listing listing = batch.first;
+        (uint256 count, uint256 listings, Listing listing) = begin(batch, packed);
+        statuses = new Status[](count);
+        amounts = new uint128[](count);
         uint256 next = 0;
-        for (uint256 i = batch.listings; i > 0; i--) {
+        for (uint256 i = listings; i > 0; i--) {
             Claim claim = listing.firstOf();
             for (uint256 end = next + listing.size(); next < end; next++) {
                 (statuses[next], amounts[next],,,) = judge(batch, listing, claim, batch.channelAt(next), true);
@@ -506,7 +511,9 @@ contract Escrow is Standings, IFollowsStandings {
     /// @dev Work is paid for if the runner was attested when it finished, by what is remembered of it or by what the registry says now, and that
     ///      attestation still stands. The registry is asked once, and only where what is remembered does not reach.
     function attested(Claims.Batch memory batch, uint256 finishedAt) private view returns (bool) {
-        if (finishedAt > block.timestamp + clockSkew) return false;
+        unchecked {
+            if (finishedAt > block.timestamp + clockSkew) return false;
+        }
         if (covers(batch.remembered, finishedAt)) return true;
         if (!batch.asked) (batch.asked, batch.told) = (true, standingOnly(ask(batch.runner)));
         if (!covers(batch.told, finishedAt)) return false;

@@ -103,5 +103,21 @@ export const unobservable: readonly { contract: Contract; text: string; because:
     text: 'svn2 != svn',
     because: 'the same versions have the same status: it saves their second reading',
   },
+  {
+    contract: 'attestation/TcbTexts.sol',
+    text: 'known',
+    because: 'it saves reading components of the usual form one by one',
+  },
+  {
+    contract: 'attestation/TcbTexts.sol',
+    text: 'i < 13 && text >> 16 == ZERO_SVNS',
+    because: 'it saves reading three zeros one by one',
+  },
+  { contract: 'attestation/TcbTexts.sol', text: 'i < 13', because: 'a seventeenth component is refused all the same' },
+  {
+    contract: 'attestation/TcbTexts.sol',
+    text: 'after_ == COMMA',
+    because: 'a number with its kind behind it is read the longer way as well',
+  },
   { contract: 'Protocol.sol', text: 'v != 27 && v != 28', because: 'ecrecover answers zero for other values' },
 ]

@@ -51,6 +51,19 @@ contract RegistryTest is Vendor {
         require(deployed(true).development(), "not development");
     }
 
+    /// @dev What the escrow did not hear of would not hold there, so it is not done at all.
+    function test_policy_aChangeTheEscrowDoesNotFollowIsNotMade() public {
+        vm.etch(ESCROW, hex"60006000fd");
+        bytes32 workload = workloadOf(body());
+        refused(abi.encodeCall(registry.approve, (keccak256("another"))), RunnerRegistry.EscrowDidNotFollow.selector);
+        refused(abi.encodeCall(registry.revoke, (workload)), RunnerRegistry.EscrowDidNotFollow.selector);
+        refused(abi.encodeCall(registry.kill, ()), RunnerRegistry.EscrowDidNotFollow.selector);
+        (uint32 killedAt,,) = registry.standing();
+        assertEq(killedAt, 0);
+        vm.etch(ESCROW, hex"00");
+        send(abi.encodeCall(registry.revoke, (workload)));
+    }
+
     /// @dev Under a vendor's root the statement and its report data are marked otherwise, so that neither passes for the other.
     function test_register_marksOfDevelopmentCountInDevelopmentOnly() public {
         registry = deployed(false);

@@ -8,7 +8,7 @@ const texts = ['test/contracts/tcbTexts.test.ts', ...attested]
 
 /** Names the contracts by their file, with the suites to ask first; forge's other suites follow, then those on a chain. */
 export const suites = {
-  'Escrow.sol': { forge: ['Refusals', 'Escrow', 'Buyers'], chain: money },
+  'Escrow.sol': { forge: ['Refusals', 'Standings', 'Escrow', 'Buyers'], chain: money },
   'Claims.sol': { forge: ['Refusals', 'Escrow'], chain: money },
   'Protocol.sol': { forge: ['Protocol', 'Inference'], chain: [...money, 'test/contracts/consumer.test.ts'] },
   'Stake.sol': { forge: ['Stake'], chain: ['test/contracts/stake.test.ts', 'test/contracts/consumer.test.ts'] },
@@ -16,6 +16,7 @@ export const suites = {
     forge: ['Inference'],
     chain: ['test/contracts/escrow.test.ts', 'test/contracts/consumer.test.ts'],
   },
+  'Standings.sol': { forge: ['Standings', 'Policy'], chain: ['test/contracts/registry.test.ts', ...money] },
   'MeasurementPolicy.sol': { forge: ['Policy'], chain: ['test/contracts/registry.test.ts'] },
   'RunnerRegistry.sol': {
     forge: [...registering, 'Registry'],

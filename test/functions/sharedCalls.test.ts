@@ -61,7 +61,10 @@ describe('calls that jobs share', () => {
     await until(async () => held.length === slow.length)
     await release()
     expect(await slowOnes).toEqual(slow.map(expected))
-    expect(fake.requests).toHaveLength(jobs.length)
+    // A refusal is not kept, so a job refused between its shared call's return and its own question is handed over again; an answer is.
+    const answered = fake.requests.filter(({ job }) => job % 7n !== 0n)
+    expect(answered).toHaveLength(jobs.filter((job) => job % 7n !== 0n).length)
+    expect(new Set(fake.requests.map(({ job }) => job)).size).toBe(jobs.length)
     await fake.close()
   }, 30_000)
 

@@ -115,7 +115,10 @@ export class Batcher<T> {
     const { now } = this.#deps
     const most = this.#deps.batchSizes.at(-1) ?? 1
     const ahead = this.#running >= (this.#deps.parallel ?? 1)
-    const plan = first && !ahead ? this.#plan(most) : { rows: most, trial: false }
+    const plan =
+      first && !ahead
+        ? this.#plan(most)
+        : { rows: this.#share.next(this.#rowsWaiting(), this.#deps.parallel ?? 1), trial: false }
     const group = this.#take(Math.min(most, plan.rows))
     this.#running++
     // Started late, a run would only be killed at once, and the process with it.
@@ -166,12 +169,17 @@ export class Batcher<T> {
     return joinFeeds(halves)
   }
 
+  #rowsWaiting(): number {
+    let rows = 0
+    for (const job of this.#queue) rows += rowsOf(job)
+    return rows
+  }
+
   /** Plans the runs that lanes start in this turn of the loop: where they can take all that waits, they share it. */
   #plan(most: number): { rows: number; trial: boolean } {
     if (this.#portion !== null) return { rows: this.#portion, trial: false }
     const lanes = (this.#deps.parallel ?? 1) - this.#running
-    let rows = 0
-    for (const job of this.#queue) rows += rowsOf(job)
+    const rows = this.#rowsWaiting()
     const resting = this.#running === 0
     const plan =
       rows > most * lanes

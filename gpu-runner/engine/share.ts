@@ -1,14 +1,16 @@
 /** Rows from which a run is worth sharing, and milliseconds it must take: below, what surrounds a run costs more than overlapping it saves. */
 const fewestRows = 16
 const shortestMs = 1
-/** Values an estimate is the mean of, about. */
+/** Rests that the mean is of, about, and longer times of a run until they are half believed, about. */
 const memory = 4
-/** Part of a run that must be gained, or rested, before anything is done about it. */
-const worth = 0.05
+const doubt = 32
+/** Part of a run that must be rested before anything is done about it, and that must then be gained. */
+const noticed = 0.05
+const worth = 0.1
 /** Starts from rest after which a size not seen since is tried again. */
 const staleAfter = 256
 
-type Estimate = { ms: number; values: number; at: number }
+type Estimate = { ms: number; at: number }
 
 /**
  * Decides how many of the rows at hand a run takes that is not the only one who could. Executors that have nothing to do share them, where a
@@ -21,13 +23,16 @@ export class Share {
   #restMs = 0
   #restedSince: number | null = null
   #starts = 0
+  /** Rows of a half, as long as halves are taken. */
+  #half: number | null = null
 
   /** Takes note of a run. Times in milliseconds. */
   ran(rows: number, ms: number): void {
     const size = sizeOf(rows)
     const old = this.#runs[size]
-    const values = Math.min(memory, (old?.values ?? 0) + 1)
-    this.#runs[size] = { ms: (old?.ms ?? 0) + (ms - (old?.ms ?? 0)) / values, values, at: this.#starts }
+    // What a run takes is known late where the runner is busy, never early: so a shorter time is believed at once, a longer one slowly.
+    const slower = old !== undefined && ms > old.ms
+    this.#runs[size] = { ms: slower ? old.ms + (ms - old.ms) / doubt : ms, at: this.#starts }
   }
 
   /** Takes note that the engine has nothing to do from `at` on. */
@@ -41,8 +46,16 @@ export class Share {
     trial: boolean
   } {
     const each = lanes > 1 && this.#isLong(rows) ? Math.ceil(rows / lanes) : rows
-    const way = resting ? this.#start(each, at) : 'whole'
-    return { rows: way === 'halves' ? Math.ceil(each / 2) : each, trial: way === 'trial' }
+    if (!resting || (this.#half !== null && each <= this.#half)) return { rows: this.next(each, lanes), trial: false }
+    const way = this.#start(each, at)
+    this.#half = way === 'halves' ? Math.ceil(each / 2) : null
+    return { rows: this.#half ?? each, trial: way === 'trial' }
+  }
+
+  /** Decides how many of the rows at hand the next run takes: while halves are taken no more than a half, or the other would be done before this one's answers are dealt with. More rows than all halves had are a load that has grown. */
+  next(rows: number, lanes: number): number {
+    if (this.#half !== null && rows > 2 * lanes * this.#half) this.#half = null
+    return Math.min(rows, this.#half ?? rows)
   }
 
   /** Tells whether a run of so many rows takes long enough to be worth two; one of fewer rows takes no longer. */
@@ -58,7 +71,7 @@ export class Share {
     const rest = this.#restedSince === null ? 0 : at - this.#restedSince
     this.#restedSince = null
     if (rest < 4 * whole) this.#restMs += (rest - this.#restMs) / memory
-    if (rows < fewestRows || whole < shortestMs || this.#restMs < worth * whole) return 'whole'
+    if (rows < fewestRows || whole < shortestMs || this.#restMs < noticed * whole) return 'whole'
     const half = this.#runs[sizeOf(rows / 2)]
     if (!half || this.#starts - half.at > staleAfter) return 'trial'
     const extra = 2 * half.ms - whole

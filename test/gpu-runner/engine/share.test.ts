@@ -102,6 +102,35 @@ describe('Share', () => {
     expect(short.sizes).toEqual(Array(10).fill(64))
   })
 
+  test('behavior: halves stay of a size, and a load that grows has whole runs again', () => {
+    const share = new Share()
+    share.ran(64, 8)
+    share.ran(32, 4)
+    const half = { rows: 32, trial: false }
+    for (const at of [0, 20]) {
+      share.rests(at)
+      share.plan({ rows: 64, lanes: 1, resting: true, at: at + 6 })
+    }
+    share.rests(40)
+    expect(share.plan({ rows: 64, lanes: 1, resting: true, at: 46 })).toEqual(half)
+    expect(share.next(48, 1)).toBe(32)
+    expect(share.plan({ rows: 32, lanes: 1, resting: true, at: 60 })).toEqual(half)
+    expect(share.next(20, 1)).toBe(20)
+    expect(share.next(65, 1)).toBe(65)
+    expect(share.next(48, 1)).toBe(48)
+  })
+
+  test('behavior: a time heard of late is not taken for a slow run', () => {
+    const share = new Share()
+    share.ran(64, 8)
+    for (const ms of [4, 7, 7]) share.ran(32, ms)
+    for (const at of [0, 20, 40, 60]) {
+      share.rests(at)
+      share.plan({ rows: 64, lanes: 1, resting: true, at: at + 6 })
+    }
+    expect(share.next(64, 1)).toBe(32)
+  })
+
   test('behavior: one that is at work is not counted on', () => {
     const share = new Share()
     share.ran(1, 3)

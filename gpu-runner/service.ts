@@ -239,12 +239,14 @@ export class JobService {
   async #open(channel: Channel, request: JobRequest): Promise<NativeEnvelope | Refused> {
     const bad = isHigher(request, channel) ? await this.#takeVoucher(channel, request) : null
     if (bad) return bad
-    const { buyer, price } = channel.terms
-    if (price > 0n && !this.#funds.covers(buyer, price)) await this.#funds.refresh(buyer, channel.hex)
     const context = this.#contextOf(channel, request)
     if ('refusal' in context) return context
     const envelope = context.envelope instanceof Promise ? await context.envelope.catch(() => null) : context.envelope
-    return envelope ?? refusal('bad_seal', 'The encapsulated key is not a point of X25519.')
+    if (!envelope) return refusal('bad_seal', 'The encapsulated key is not a point of X25519.')
+    // Last, for a settlement noted while anything else is waited for makes what was read of the deposit old.
+    const { buyer, price } = channel.terms
+    if (price > 0n && !this.#funds.covers(buyer, price)) await this.#funds.refresh(buyer, channel.hex)
+    return envelope
   }
 
   /** Deals with a job that is not to begin: it ended, is being run, or there is no room. Tells whether it did. */

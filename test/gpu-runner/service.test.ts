@@ -187,6 +187,17 @@ describe('JobService', () => {
     return result
   }
 
+  test('behavior: a settlement noted while a sealing context opens does not make the buyer look unfunded', async () => {
+    const { service } = open()
+    const first = await channel()
+    expect(await service.handle(await ask(first, 1n))).toHaveProperty('receipt')
+    const second = service.handle(await ask(await channel(), 1n))
+    // Past the checks that do not wait; opening a context waits for another thread.
+    for (let turn = 0; turn < 50; turn++) await Promise.resolve()
+    service.noteSettled(toHex(first.id), first.terms.buyer, 10n)
+    expect(await second).toHaveProperty('receipt')
+  })
+
   test('behavior: a key with a mandate signs for its buyer, as far as the mandate reaches', async () => {
     const agent = createSigner(sha256(utf8('test key: agent')))
     const asked: object[] = []

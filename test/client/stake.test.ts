@@ -5,8 +5,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { stakeAbi, testTokenAbi } from '../../contracts/abi.ts'
 import { developmentKey } from '../../dev/keys.ts'
-import { booksReader, chainReader } from '../../functions/services/chainReader.ts'
-import { indexChain } from '../../functions/services/indexer.ts'
+import { booksReader } from '../../functions/services/chainReader.ts'
 import { reconcile } from '../../functions/services/reconcile.ts'
 import { type Database, openDatabase } from '../../functions/store/database.ts'
 import { toHex } from '../../protocol/bytes.ts'
@@ -22,6 +21,7 @@ import type { Receipt } from '../../protocol/receipt.ts'
 import type { Signer } from '../../protocol/secp256k1.ts'
 import { type Terms, termsToJson } from '../../protocol/terms.ts'
 import { openContracts, signerOf } from '../contracts/setup.ts'
+import { indexAll } from '../fixtures/indexed.ts'
 import { openEdge, type TestEdge } from '../functions/edgeSetup.ts'
 
 /** The commands of stakes as one types them, over a real chain and a real edge. */
@@ -81,14 +81,7 @@ describe('assay stake and assay slash', () => {
   const assay = (party: string, ...args: string[]) => assayWith({ ASSAY_KEY: developmentKey(party) }, args)
   const shown = async (of: Signer) => (await assay('buyer', 'stake', 'show', of.address)).result
 
-  const index = () =>
-    indexChain({
-      database,
-      chain: chainReader(it.publicClient, it.contracts),
-      start: 1n,
-      confirmations: 0n,
-      log: () => {},
-    })
+  const index = () => indexAll(database, it)
   const drifts = async () => {
     await index()
     const { drifts } = await reconcile({

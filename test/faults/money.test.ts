@@ -6,8 +6,7 @@ import { asc } from 'drizzle-orm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { escrowAbi } from '../../contracts/abi.ts'
 import { developmentKey } from '../../dev/keys.ts'
-import { booksReader, chainReader } from '../../functions/services/chainReader.ts'
-import { indexChain } from '../../functions/services/indexer.ts'
+import { booksReader } from '../../functions/services/chainReader.ts'
 import { readPayments } from '../../functions/services/ledger.ts'
 import { reconcile } from '../../functions/services/reconcile.ts'
 import type { Database } from '../../functions/store/database.ts'
@@ -22,6 +21,7 @@ import type { Signer } from '../../protocol/secp256k1.ts'
 import type { Terms } from '../../protocol/terms.ts'
 import { openContracts, signerOf } from '../contracts/setup.ts'
 import { openTestDatabase } from '../fixtures/database.ts'
+import { indexAll } from '../fixtures/indexed.ts'
 import { earn, settlements, type World } from './earnings.ts'
 import { type FaultyRpc, openFaultyRpc, type RpcFault } from './faultyRpc.ts'
 import { tableOf } from './table.ts'
@@ -104,14 +104,7 @@ async function insist(work: () => Promise<unknown>): Promise<void> {
     }
   }
 }
-const index = () =>
-  indexChain({
-    database,
-    chain: chainReader(it.publicClient, it.contracts),
-    start: 1n,
-    confirmations: 0n,
-    log: () => {},
-  })
+const index = () => indexAll(database, it)
 const events = () =>
   database
     .select({ block: chainEvents.block, at: chainEvents.logIndex, name: chainEvents.name, args: chainEvents.args })

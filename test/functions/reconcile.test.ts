@@ -3,8 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { escrowAbi, testTokenAbi } from '../../contracts/abi.ts'
 import type { Context, PotKey } from '../../functions/context.ts'
 import { getAccount, listPayments } from '../../functions/services/accounts.ts'
-import { booksReader, chainReader } from '../../functions/services/chainReader.ts'
-import { indexChain } from '../../functions/services/indexer.ts'
+import { booksReader } from '../../functions/services/chainReader.ts'
 import { addUp, readPayments } from '../../functions/services/ledger.ts'
 import { reconcile } from '../../functions/services/reconcile.ts'
 import type { Database } from '../../functions/store/database.ts'
@@ -13,6 +12,7 @@ import type { Hex } from '../../protocol/bytes.ts'
 import { receiptToJson } from '../../protocol/receipt.ts'
 import { openContracts, signerOf } from '../contracts/setup.ts'
 import { openTestDatabase } from '../fixtures/database.ts'
+import { indexAll } from '../fixtures/indexed.ts'
 
 let it: Awaited<ReturnType<typeof openContracts>>
 let database: Database
@@ -22,14 +22,7 @@ const disposers: (() => Promise<unknown>)[] = []
 const runner = signerOf('runner')
 const treasury = signerOf('treasury').address
 
-const index = () =>
-  indexChain({
-    database,
-    chain: chainReader(it.publicClient, it.contracts),
-    start: 1n,
-    confirmations: 0n,
-    log: () => {},
-  })
+const index = () => indexAll(database, it)
 const compare = async () => {
   alerts = []
   const books = booksReader(it.publicClient, it.contracts)

@@ -149,7 +149,8 @@ type Tried = { exclude: Hex[]; next?: Match }
 type MatchBody = { model: Hex; requirements: object }
 type Sealed = { job: bigint; salt: Uint8Array; input: Uint8Array; body: Uint8Array; tensors: readonly Tensor[] }
 
-const channelSeconds = 86_400n
+/** How long a channel lasts at most, in seconds. */
+export const channelSeconds = 86_400n
 const defaultDeadlineMs = 30_000
 /** How long a listing is taken as it was read: a name may move to another version, and a price change. */
 const listingMs = 60_000

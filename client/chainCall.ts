@@ -1,11 +1,16 @@
 import {
+  type Abi,
   type Account,
   type Address,
   BaseError,
+  type ContractFunctionArgs,
+  type ContractFunctionName,
   ContractFunctionRevertedError,
   erc20Abi,
   type PublicClient,
+  type SimulateContractParameters,
   type WalletClient,
+  type WriteContractParameters,
 } from 'viem'
 import type { Hex } from '../protocol/bytes.ts'
 
@@ -25,21 +30,33 @@ export class ContractRefusedError extends Error {
 /** Words a contract's errors for the one who called it, by their names. */
 export type RefusalWords = Record<string, (...values: readonly unknown[]) => string>
 
+type Changing = 'nonpayable' | 'payable'
+
+/** Names a call that changes the chain, and who makes it. */
+export type ContractCall<abi extends Abi, name extends ContractFunctionName<abi, Changing>> = {
+  address: Address
+  abi: abi
+  functionName: name
+  args?: ContractFunctionArgs<abi, Changing, name>
+  account: Account
+}
+
 /** Asks the contract first, so that a refusal costs no gas and has words, then sends and waits. Throws ContractRefusedError, and Error when the transaction reverts all the same. */
-export async function sendCall(
-  { publicClient }: Pick<ChainAccess, 'publicClient'>,
+export async function sendCall<const abi extends Abi, name extends ContractFunctionName<abi, Changing>>(
+  { publicClient, wallet }: ChainAccess,
   words: RefusalWords,
-  simulate: () => Promise<unknown>,
-  write: () => Promise<Hex>,
+  call: ContractCall<abi, name>,
 ): Promise<Hex> {
-  await simulate().catch((error: unknown) => {
+  // What the parameter's type has checked, viem's own cannot see through.
+  const checked = call as unknown as SimulateContractParameters & WriteContractParameters
+  await publicClient.simulateContract(checked).catch((error: unknown) => {
     const reverted =
       error instanceof BaseError ? error.walk((cause) => cause instanceof ContractFunctionRevertedError) : null
     const data = reverted instanceof ContractFunctionRevertedError ? reverted.data : undefined
     const known = data && words[data.errorName]
     throw known ? new ContractRefusedError(data.errorName, known(...(data.args ?? []))) : error
   })
-  const hash = await write()
+  const hash = await wallet.writeContract({ ...checked, chain: wallet.chain ?? null })
   const { status } = await publicClient.waitForTransactionReceipt({ hash })
   if (status !== 'success') throw new Error(`Transaction ${hash} reverted.`)
   return hash
@@ -63,10 +80,5 @@ export async function allow(
     )
   if (allowance >= amount) return
   const call = { ...contract, functionName: 'approve', args: [spender, amount], account } as const
-  await sendCall(
-    { publicClient },
-    {},
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
+  await sendCall({ publicClient, wallet }, {}, call)
 }

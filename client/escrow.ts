@@ -28,11 +28,7 @@ export async function depositTokens({
     args: [account.address, amount],
     account,
   } as const
-  return sendToEscrow(
-    { publicClient },
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
+  return sendToEscrow({ publicClient, wallet }, call)
 }
 
 /** Credits the wallet's account with what was sent to its inbox in the escrow, by whomever. Gives the amount, in the token's smallest unit; 0 where nothing lies there. */

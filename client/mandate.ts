@@ -10,24 +10,14 @@ export async function grantMandate(
   access: EscrowAccess,
   { key, cap, channelCap, expiresAt, models }: Mandate,
 ): Promise<Hex> {
-  const { publicClient, wallet } = access
   const until = BigInt(Math.floor(expiresAt.getTime() / 1000))
   const args = [key, cap, channelCap, until, models.length === 0, models] as const
   const call = { ...escrowOf(access), functionName: 'authorize', args } as const
-  return sendToEscrow(
-    access,
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
+  return sendToEscrow(access, call)
 }
 
 /** Takes a key's mandate away at once: vouchers of it that are not settled yet are worth nothing from then on. Throws ContractRefusedError when it has none. */
 export async function revokeMandate(access: EscrowAccess, key: Address): Promise<Hex> {
-  const { publicClient, wallet } = access
   const call = { ...escrowOf(access), functionName: 'revoke', args: [key] } as const
-  return sendToEscrow(
-    access,
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
+  return sendToEscrow(access, call)
 }

@@ -3,13 +3,11 @@ import { runnerRegistryAbi, stakeAbi } from '../contracts/abi.ts'
 import { type Hex, toHex } from '../protocol/bytes.ts'
 import type { Equivocation, SignedReceipt } from '../protocol/equivocation.ts'
 import { coverUntil } from '../protocol/stake.ts'
+import { channelSeconds } from './assay.ts'
 import { allow, type ChainAccess, type RefusalWords, sendCall } from './chainCall.ts'
 
 /** Holds what a call to the stakes takes. */
 export type StakeAccess = ChainAccess & { contracts: { stake: Address; token: Address } }
-
-/** How long a channel opened now lasts at most, in seconds. */
-const channelSeconds = 86_400n
 
 const isoTime = (seconds: unknown) => new Date(Number(seconds) * 1000).toISOString()
 
@@ -33,17 +31,12 @@ const stakeOf = ({ wallet, contracts }: StakeAccess) =>
 
 /** Adds to a runner's stake, in the token's smallest unit, approving first where needed; it belongs to the runner's provider. Throws ContractRefusedError. */
 export async function addStake(access: StakeAccess, runner: Address, amount: bigint): Promise<Hex> {
-  const { publicClient, wallet, contracts } = access
+  const { publicClient, contracts } = access
   // A runner nobody registered is refused before anything is approved for it.
   const known = await providerOf(publicClient, contracts.stake, runner)
   if (known) await allow(access, { token: contracts.token, spender: contracts.stake, amount })
   const call = { ...stakeOf(access), functionName: 'stake', args: [runner, amount] } as const
-  return sendCall(
-    access,
-    words,
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
+  return sendCall(access, words, call)
 }
 
 /** Asks a part of a runner's stake back, in place of what was asked before; nothing takes the request back. Gives from when it can be withdrawn. Throws ContractRefusedError. */
@@ -52,14 +45,9 @@ export async function requestStake(
   runner: Address,
   amount: bigint,
 ): Promise<{ withdrawableAt: Date | null }> {
-  const { publicClient, wallet, contracts } = access
+  const { publicClient, contracts } = access
   const call = { ...stakeOf(access), functionName: 'requestExit', args: [runner, amount] } as const
-  await sendCall(
-    access,
-    words,
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
+  await sendCall(access, words, call)
   const { exiting, withdrawableAt } = await positionOf(publicClient, contracts.stake, runner)
   return { withdrawableAt: exiting > 0n ? new Date(Number(withdrawableAt) * 1000) : null }
 }
@@ -69,12 +57,7 @@ export async function withdrawStake(access: StakeAccess, runner: Address): Promi
   const { publicClient, wallet, contracts } = access
   const { exiting } = await positionOf(publicClient, contracts.stake, runner)
   const call = { ...stakeOf(access), functionName: 'exit', args: [runner, wallet.account.address] } as const
-  await sendCall(
-    access,
-    words,
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
+  await sendCall(access, words, call)
   return exiting
 }
 
@@ -90,12 +73,7 @@ export async function collectSlashes(access: StakeAccess): Promise<bigint> {
   })
   if (amount === 0n) return 0n
   const call = { ...stakeOf(access), functionName: 'withdraw', args: [address] } as const
-  await sendCall(
-    access,
-    words,
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
+  await sendCall(access, words, call)
   return amount
 }
 
@@ -160,16 +138,10 @@ export async function slashRunner(
   access: StakeAccess,
   { terms, first, second }: Equivocation,
 ): Promise<{ transaction: Hex; toBuyer: bigint; toReporter: bigint; burned: bigint }> {
-  const { publicClient, wallet } = access
   const args = [terms, shownReceipt(first), shownReceipt(second)] as const
   const call = { ...stakeOf(access), functionName: 'slash', args } as const
-  const transaction = await sendCall(
-    access,
-    words,
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
-  const { logs } = await publicClient.getTransactionReceipt({ hash: transaction })
+  const transaction = await sendCall(access, words, call)
+  const { logs } = await access.publicClient.getTransactionReceipt({ hash: transaction })
   for (const { address, topics, data } of logs) {
     if (address.toLowerCase() !== access.contracts.stake.toLowerCase()) continue
     const event = decodeEventLog({ abi: stakeAbi, topics, data })

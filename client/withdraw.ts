@@ -1,7 +1,7 @@
-import type { Address } from 'viem'
+import type { Address, ContractFunctionName } from 'viem'
 import { escrowAbi } from '../contracts/abi.ts'
 import type { Hex } from '../protocol/bytes.ts'
-import { type ChainAccess, type RefusalWords, sendCall } from './chainCall.ts'
+import { type ChainAccess, type ContractCall, type RefusalWords, sendCall } from './chainCall.ts'
 
 /** Holds what a call to the escrow takes. */
 export type EscrowAccess = ChainAccess & { contracts: { escrow: Address } }
@@ -18,11 +18,10 @@ const words: RefusalWords = {
 }
 
 /** Calls the escrow, which is asked first. Throws ContractRefusedError. */
-export const sendToEscrow = (
-  access: Pick<EscrowAccess, 'publicClient'>,
-  simulate: () => Promise<unknown>,
-  write: () => Promise<Hex>,
-): Promise<Hex> => sendCall(access, words, simulate, write)
+export const sendToEscrow = <name extends ContractFunctionName<typeof escrowAbi, 'nonpayable'>>(
+  access: ChainAccess,
+  call: ContractCall<typeof escrowAbi, name>,
+): Promise<Hex> => sendCall(access, words, call)
 
 /** Names the escrow and who calls it. */
 export const escrowOf = ({ wallet, contracts }: EscrowAccess) =>
@@ -30,27 +29,17 @@ export const escrowOf = ({ wallet, contracts }: EscrowAccess) =>
 
 /** Asks a part of the wallet's deposit back, in the token's smallest unit; it can be withdrawn after the escrow's delay, and replaces what was asked before. Gives from when. Throws ContractRefusedError when the deposit is less. */
 export async function requestWithdrawal(access: EscrowAccess, amount: bigint): Promise<{ withdrawableAt: Date }> {
-  const { publicClient, wallet } = access
   const call = { ...escrowOf(access), functionName: 'requestWithdrawal', args: [amount] } as const
-  await sendToEscrow(
-    access,
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
+  await sendToEscrow(access, call)
   const { withdrawableAt } = await accountOf(access)
   return { withdrawableAt }
 }
 
 /** Takes out what was asked back, as far as settlements have left it. Gives how much. Throws ContractRefusedError when it is too early, or nothing was asked. */
 export async function withdrawDeposit(access: EscrowAccess): Promise<bigint> {
-  const { publicClient, wallet } = access
   const { balance, requested } = await accountOf(access)
   const call = { ...escrowOf(access), functionName: 'withdraw' } as const
-  await sendToEscrow(
-    access,
-    () => publicClient.simulateContract(call),
-    () => wallet.writeContract({ ...call, chain: wallet.chain ?? null }),
-  )
+  await sendToEscrow(access, call)
   return requested < balance ? requested : balance
 }
 

@@ -1,4 +1,5 @@
 import { batchDigest } from '../protocol/batch.ts'
+import { fromLatin1 } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import { direction } from '../protocol/envelope.ts'
 import { encodeJobAnswers, type JobAnswer } from '../protocol/frames.ts'
@@ -8,7 +9,6 @@ import { type Detail, detailDigest, jobStatus, type Receipt, receiptLeaf } from 
 import type { Signer } from '../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import type { Channel } from './channels.ts'
-import { digestBytes } from './digestText.ts'
 import type { Journal, JournalEntry } from './journal.ts'
 import type { Meter } from './meter.ts'
 import type { NativeEnvelope } from './nativeEnvelope.ts'
@@ -148,7 +148,7 @@ function entriesOf(
     return {
       channel: channel.id,
       job,
-      bodyHash: digestBytes(bodyHash),
+      bodyHash: fromLatin1(bodyHash),
       receipt,
       detail,
       signature,

@@ -12,7 +12,7 @@ import type { Signer } from '../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
 import { voucherDigest } from '../protocol/voucher.ts'
 import { type Channel, checkJob, checkTerms, type Finished, isTooOld, newChannel, noteEnded, rest } from './channels.ts'
-import { digestText, textOfDigest } from './digestText.ts'
+import { byteText, digestText } from './digestText.ts'
 import { Batcher, type QueuedRun, type RunResult } from './engine/batcher.ts'
 import { RunDeadlineError } from './engine/executor.ts'
 import { Funds, type FundsReader } from './funds.ts'
@@ -85,7 +85,6 @@ type Refused = { refusal: { reason: RefusalReason; detail: string } }
 const refusal = (reason: RefusalReason, detail: string): Refused => ({ refusal: { reason, detail } })
 const recoverAddress = createRecoverer()
 /** Bytes as a key of a map: one character a byte. */
-const keyOf = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
 
 type Served = { model: ServedModel; batcher: Batcher<AcceptedJob>; execution: Uint8Array; inFlight: number }
 
@@ -189,7 +188,7 @@ export class JobService {
 
   /** Lets go of a job nobody waits for any more: one that has no receipt yet is refused and costs nothing. */
   cancel({ channel, job }: Cancel): void {
-    this.#channels.get(keyOf(channel))?.running.get(job)?.cancel()
+    this.#channels.get(byteText(channel))?.running.get(job)?.cancel()
   }
 
   /** Handles one request; never throws. */
@@ -228,7 +227,7 @@ export class JobService {
 
   /** Finds the envelope of a request that nothing needs to be waited for: nearly every one. */
   #openAtOnce(channel: Channel, request: JobRequest): NativeEnvelope | null {
-    const known = channel.contexts.get(keyOf(request.context))
+    const known = channel.contexts.get(byteText(request.context))
     if (!known || known instanceof Promise) return null
     const { buyer, price } = channel.terms
     if (price > 0n && !this.#funds.covers(buyer, price)) return null
@@ -261,7 +260,7 @@ export class JobService {
   #settledAlready(channel: Channel, job: bigint, bodyHash: string): Finished | 'joins' | null {
     const { journal, now } = this.#deps
     const old = isTooOld(channel, job) && !channel.ended.has(job) ? journal.find(channel.id, job) : null
-    const known = channel.ended.get(job) ?? (old ? textOfDigest(old.bodyHash) : null)
+    const known = channel.ended.get(job) ?? (old ? byteText(old.bodyHash) : null)
     const decision = checkJob(channel, job, bodyHash, known, Math.floor(now() / 1000))
     if (decision === 'join') return 'joins'
     if (decision === 'replay') {
@@ -393,7 +392,7 @@ export class JobService {
 
   /** Finds a request's channel, or takes up a new one from its opening. */
   #channelOf({ channel: id, opening }: JobRequest): Channel | Refused {
-    const key = keyOf(id)
+    const key = byteText(id)
     const known = this.#channels.get(key)
     if (known) return known
     if (!opening) return refusal('unknown_context', 'Send the opening: this runner does not know the channel.')
@@ -417,7 +416,7 @@ export class JobService {
   /** Finds a request's sealing context, or takes up a new one from its opening. */
   #contextOf(channel: Channel, request: JobRequest): { envelope: NativeEnvelope | Promise<NativeEnvelope> } | Refused {
     const { opening, context } = request
-    const key = keyOf(context)
+    const key = byteText(context)
     const known = channel.contexts.get(key)
     if (known) return { envelope: known }
     if (!opening)

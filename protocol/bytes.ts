@@ -166,8 +166,13 @@ export function fromBase64(text: string): Uint8Array<ArrayBuffer> {
   } catch {
     throw new EncodingError('Expected base64.')
   }
-  const bytes = new Uint8Array(binary.length)
-  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i)
+  return fromLatin1(binary)
+}
+
+/** Reads text of one character a byte (ISO 8859-1), as base64 and native digests come. */
+export function fromLatin1(text: string): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(text.length)
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i)
   return bytes
 }
 

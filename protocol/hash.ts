@@ -1,5 +1,6 @@
 import { sha256 as portableSha256 } from '@noble/hashes/sha2.js'
 import { keccak_256 } from '@noble/hashes/sha3.js'
+import { fromLatin1 } from './bytes.ts'
 
 type NativeHash = (algorithm: 'sha256', data: Uint8Array, encoding: 'binary') => string
 
@@ -9,12 +10,6 @@ const native = (
 ).process?.getBuiltinModule?.('node:crypto')?.hash
 
 // A digest comes back as text of 32 characters: a Buffer of it would be memory outside the heap, which costs twice the hashing and, later, the collector.
-function fromLatin1(digest: string): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(32)
-  for (let at = 0; at < 32; at++) bytes[at] = digest.charCodeAt(at)
-  return bytes
-}
-
 /** Hashes bytes with SHA-256 (FIPS 180-4): the platform's own where it is synchronous, a portable one elsewhere; the digests are equal. */
 export const sha256: (bytes: Uint8Array) => Uint8Array<ArrayBuffer> = native
   ? (bytes) => fromLatin1(native('sha256', bytes, 'binary'))

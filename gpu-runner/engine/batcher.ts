@@ -29,6 +29,7 @@ export type BatcherDeps<T> = {
 export class Batcher<T> {
   readonly #queue: QueuedRun<T>[] = []
   readonly #deps: BatcherDeps<T>
+  readonly #parallel: number
   readonly #elapsed: () => number
   readonly #share = new Share()
   /** Rounds of runs: each has one under way, or deals with the answers of its last. */
@@ -42,6 +43,7 @@ export class Batcher<T> {
 
   constructor(deps: BatcherDeps<T>) {
     this.#deps = deps
+    this.#parallel = deps.parallel ?? 1
     this.#elapsed = deps.elapsed ?? (() => performance.now())
   }
 
@@ -57,9 +59,8 @@ export class Batcher<T> {
 
   /** Starts another lane where there is something for it. */
   #wake(): void {
-    const { parallel = 1 } = this.#deps
     // A lane that deals with the answers of its last run takes nothing meanwhile.
-    if (this.#lanes < 2 * parallel && this.#mayBegin(this.#starting)) void this.#drain()
+    if (this.#lanes < 2 * this.#parallel && this.#mayBegin(this.#starting)) void this.#drain()
   }
 
   async #drain(): Promise<void> {
@@ -89,10 +90,9 @@ export class Batcher<T> {
 
   /** Tells whether a run may be handed over besides those about to be: one that an executor is free for, or one ahead that would not grow by waiting. */
   #mayBegin(starting = 0): boolean {
-    const { parallel = 1 } = this.#deps
     if (this.#queue.length === 0) return false
-    if (this.#running + starting < parallel) return true
-    return starting === 0 && this.#running < 2 * parallel && this.#isFull()
+    if (this.#running + starting < this.#parallel) return true
+    return starting === 0 && this.#running < 2 * this.#parallel && this.#isFull()
   }
 
   /** Tells whether the jobs in front fill a run. */
@@ -114,11 +114,8 @@ export class Batcher<T> {
     if (!this.#mayBegin()) return null
     const { now } = this.#deps
     const most = this.#deps.batchSizes.at(-1) ?? 1
-    const ahead = this.#running >= (this.#deps.parallel ?? 1)
-    const plan =
-      first && !ahead
-        ? this.#plan(most)
-        : { rows: this.#share.next(this.#rowsWaiting(), this.#deps.parallel ?? 1), trial: false }
+    const ahead = this.#running >= this.#parallel
+    const plan = first && !ahead ? this.#plan(most) : { rows: this.#next(most), trial: false }
     const group = this.#take(Math.min(most, plan.rows))
     this.#running++
     // Started late, a run would only be killed at once, and the process with it.
@@ -139,9 +136,9 @@ export class Batcher<T> {
   }
 
   async #run(feeds: Tensor[], deadlineMs: number): Promise<Tensor[]> {
-    const { run, parallel = 1 } = this.#deps
+    const { run } = this.#deps
     // Handed over ahead, a run takes its own time and some of another's, which says nothing about its size.
-    if (this.#running > parallel) return run(feeds, deadlineMs)
+    if (this.#running > this.#parallel) return run(feeds, deadlineMs)
     const started = this.#elapsed()
     const outputs = await run(feeds, deadlineMs)
     this.#share.ran(rowsOf({ feeds }), this.#elapsed() - started)
@@ -169,6 +166,11 @@ export class Batcher<T> {
     return joinFeeds(halves)
   }
 
+  /** Gives the most rows of a run that follows another. The queue is counted only where that matters. */
+  #next(most: number): number {
+    return this.#share.halving ? this.#share.next(this.#rowsWaiting(), this.#parallel) : most
+  }
+
   #rowsWaiting(): number {
     let rows = 0
     for (const job of this.#queue) rows += rowsOf(job)
@@ -178,7 +180,7 @@ export class Batcher<T> {
   /** Plans the runs that lanes start in this turn of the loop: where they can take all that waits, they share it. */
   #plan(most: number): { rows: number; trial: boolean } {
     if (this.#portion !== null) return { rows: this.#portion, trial: false }
-    const lanes = (this.#deps.parallel ?? 1) - this.#running
+    const lanes = this.#parallel - this.#running
     const rows = this.#rowsWaiting()
     const resting = this.#running === 0
     const plan =

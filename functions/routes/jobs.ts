@@ -4,7 +4,7 @@ import type { Context } from '../context.ts'
 import { AssayError, type ErrorCode, openHeaders, problem, problemOf } from '../errors.ts'
 import type { ExecutionContext } from '../platform.ts'
 import { type Match, matchRunner } from '../services/match.ts'
-import { type App, createRouter, passed, readBody, responses } from './router.ts'
+import { type App, createRouter, hearOut, passed, readBody, responses } from './router.ts'
 import { Address, FindMatch } from './schemas.ts'
 
 /** Largest job frame taken, in bytes: a Durable Object takes messages up to 32 MiB. */
@@ -52,6 +52,7 @@ async function answered(context: Context, request: Request, signer: string, exec
   try {
     return await postJob(context, { request, signer, requestId, execution })
   } catch (error) {
+    await hearOut(request)
     return problemOf(error, requestId, context.log)
   }
 }

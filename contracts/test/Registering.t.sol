@@ -17,11 +17,6 @@ contract RegisteringTest is Vendor {
         postAll();
     }
 
-    function runner() private view returns (RunnerRegistry.Runner memory it) {
-        (it.provider, it.registeredAt, it.validUntil, it.workloadIndex, it.tee, it.status) =
-            registry.runners(vm.addr(RUNNER));
-    }
-
     function test_register_soundEvidence() public {
         send(registerCall(sound()));
         RunnerRegistry.Runner memory it = runner();

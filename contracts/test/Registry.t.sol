@@ -13,11 +13,6 @@ contract RegistryTest is Vendor {
         postAll();
     }
 
-    function runner() private view returns (RunnerRegistry.Runner memory it) {
-        (it.provider, it.registeredAt, it.validUntil, it.workloadIndex, it.tee, it.status) =
-            registry.runners(vm.addr(RUNNER));
-    }
-
     function register(uint256 notAfter) private {
         register(notAfter, PROVIDER);
     }

@@ -46,6 +46,12 @@ abstract contract Vendor is Evidence {
         return RunnerRegistry(vm.deployCode("RunnerRegistry.sol:RunnerRegistry", arguments));
     }
 
+    /// @dev Reads what stands of the test's runner.
+    function runner() internal view returns (RunnerRegistry.Runner memory it) {
+        (it.provider, it.registeredAt, it.validUntil, it.workloadIndex, it.tee, it.status) =
+            registry.runners(vm.addr(RUNNER));
+    }
+
     /// @dev Posts everything a registration rests on.
     function postAll() internal {
         send(issuerCall(certificate(ROOT, PLATFORM_CA, 1, true), ROOT));

@@ -1,17 +1,10 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { existsSync, readFileSync } from 'node:fs'
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:http'
-import { createRequire } from 'node:module'
-import type { AddressInfo } from 'node:net'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { WebSocket } from 'ws'
-import { bundleEdge } from '../dev/edge.ts'
 import { createRunnerSigner } from '../gpu-runner/signer.ts'
 import { batchDigest } from '../protocol/batch.ts'
-import { type Hex, utf8 } from '../protocol/bytes.ts'
+import { utf8 } from '../protocol/bytes.ts'
 import {
   decodeFrame,
   encodeHello,
@@ -25,119 +18,22 @@ import { sha256 } from '../protocol/hash.ts'
 import { merkleTree } from '../protocol/merkle.ts'
 import { detailDigest, receiptLeaf } from '../protocol/receipt.ts'
 import { load, post } from './edge/load.ts'
+import { openBuyers, startRunner } from './edge/purchases.ts'
+import { modes, startWorkerd } from './edge/workerd.ts'
 import type { Row } from './main.ts'
+import { missingPython, startFastApi } from './serve/fastapi.ts'
+import { domain } from './serve/model.ts'
 
 const rounds = 7
 const roundMs = 1_500
 const connections = 32
 const loadConnections = 256
-const contract = `0x${'5e'.repeat(20)}` as Hex
-const domain = { chainId: 31_337, escrow: contract }
+const buyers = 16
+const inFlight = 64
+const purchaseRounds = 5
+const purchaseMs = 3_000
 const signer = createRunnerSigner(sha256(utf8('test key: runner')))
 const path = `/v1/runners/${signer.address}/jobs`
-
-/** The path of workerd's own binary, which its package exports. */
-const workerd = (createRequire(import.meta.url)('workerd') as { default: string }).default
-const modes = ['hono', 'hand', 'mailbox'] as const
-
-/** Writes workerd's configuration: the three Workers side by side in one process, without the proxy a development server puts in front. */
-function configOf(ports: Record<string, number>, databaseUrl: string, stateDir: string): string {
-  const nobody = 'http://127.0.0.1:1'
-  const vars = {
-    DATABASE_URL: 'postgres://nobody:nothing@127.0.0.1:1/none',
-    DATABASE_ENDPOINT: databaseUrl,
-    RPC_URL: nobody,
-    CHAIN_ID: '31337',
-    ESCROW: contract,
-    REGISTRY: contract,
-    POLICY: contract,
-    ATTESTED_INFERENCE: contract,
-    TOKEN: contract,
-    // What a lease costs once in many jobs is not measured here.
-    CREDIT_LEASES: 'no',
-    FEE_BPS: '100',
-    COLLATERAL_URL: nobody,
-  }
-  const worker = (mode: string) => `(
-    modules = [(name = "index.js", esModule = embed "index.js")],
-    compatibilityDate = "2026-10-01", compatibilityFlags = ["nodejs_compat"],
-    bindings = [(name = "MODE", text = "${mode}"), (name = "MAILBOX", durableObjectNamespace = "Mailbox"),
-      ${Object.entries(vars)
-        .map(([name, text]) => `(name = "${name}", text = "${text}")`)
-        .join(', ')}],
-    durableObjectNamespaces = [(className = "Mailbox", uniqueKey = "${mode}", enableSql = true)],
-    durableObjectStorage = (localDisk = "disk"))`
-  return `using Workerd = import "/workerd/workerd.capnp";
-    const config :Workerd.Config = (
-      services = [(name = "internet", network = (allow = ["public", "private"])), (name = "disk", disk = (path = "${stateDir}", writable = true)),
-        ${modes.map((mode) => `(name = "${mode}", worker = ${worker(mode)})`).join(', ')}],
-      sockets = [${modes.map((mode) => `(name = "${mode}", address = "127.0.0.1:${ports[mode]}", http = (), service = "${mode}")`).join(', ')}]);`
-}
-
-/** Stands in for the database: takes everything, keeps nothing. What a database costs is not measured here. */
-async function startSink() {
-  const server = createServer((request, response) => {
-    request.resume()
-    request.once('end', () => response.end('{"command":"INSERT","rowCount":0,"rows":[],"fields":[],"rowAsArray":true}'))
-  }).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    async dispose() {
-      server.closeAllConnections()
-      await new Promise((resolve) => server.close(resolve))
-    },
-  }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
-/** Starts workerd with the three Workers; gives their addresses. */
-async function start(stateDir: string) {
-  const database = await startSink()
-
-  const ports = { hono: await freePort(), hand: await freePort(), mailbox: await freePort() }
-  await writeFile(join(stateDir, 'index.js'), await bundleEdge('bench/edge/worker.ts'))
-  await writeFile(join(stateDir, 'config.capnp'), configOf(ports, database.url, stateDir))
-  const child = spawn(workerd, ['serve', join(stateDir, 'config.capnp'), '--experimental'], {
-    stdio: ['ignore', 'ignore', 'pipe'],
-  })
-  let errors = ''
-  child.stderr.on('data', (chunk: Buffer) => {
-    errors = (errors + chunk.toString()).slice(-2_000)
-  })
-  const urlOf = (mode: (typeof modes)[number]) => `http://127.0.0.1:${ports[mode]}`
-  for (let left = 100; ; left--) {
-    const up = await fetch(urlOf('hand')).then(
-      () => true,
-      () => false,
-    )
-    if (up) break
-    if (left === 0 || child.exitCode !== null) throw new Error(`workerd did not start. ${errors}`)
-    await new Promise((resolve) => setTimeout(resolve, 100))
-  }
-  return {
-    urlOf,
-    /** Reads how much memory workerd holds, in MiB; 0 where the system does not tell. */
-    memoryMiB(): number {
-      const file = `/proc/${child.pid}/status`
-      return existsSync(file) ? Number(/VmRSS:\s+(\d+)/.exec(readFileSync(file, 'utf8'))?.[1]) / 1024 : 0
-    },
-    async dispose() {
-      const ended = once(child, 'exit')
-      child.kill('SIGKILL')
-      await ended
-      await database.dispose()
-    },
-  }
-}
 
 /** Connects a runner that computes nothing: what is measured is the way to it and back, with receipts signed as they are. */
 async function connectRunner(url: string) {
@@ -192,10 +88,10 @@ function frameOf(job: bigint): Uint8Array<ArrayBuffer> {
 const median = (values: number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!
 
 /** Compares two servers round by round, each round back to back, so that a noisy neighbour meets both; gives the median of each and of the ratios. */
-async function compare(one: () => Promise<number>, other: () => Promise<number>) {
+async function compare(one: () => Promise<number>, other: () => Promise<number>, turns = rounds) {
   const values: number[] = []
   const baselines: number[] = []
-  for (let round = 0; round < rounds; round++) {
+  for (let round = 0; round < turns; round++) {
     if (round % 2 === 0) values.push(await one())
     baselines.push(await other())
     if (round % 2 === 1) values.push(await one())
@@ -204,10 +100,35 @@ async function compare(one: () => Promise<number>, other: () => Promise<number>)
   return { value: median(values), baseline: median(baselines), ratio }
 }
 
+/** Compares the whole way of a purchase with the usual Python stack, which is paid by nobody and proves nothing: the SDK's own buyers, Worker, mailbox, and a runner process with journal and executor. */
+async function besidePython(mailbox: string): Promise<Row> {
+  const figure = `verified purchases a second through Worker, mailbox and runner, all on this machine; baseline: FastAPI, uvicorn and onnxruntime with the same model, small model, ${inFlight} in flight on each (at least)`
+  const missing = missingPython()
+  if (missing) {
+    const skipped = { value: 0, unit: 'purchases/s', baseline: null, ratio: null, bar: 1, met: null }
+    return { figure: `${figure}: skipped, ${missing}`, ...skipped }
+  }
+  const runner = await startRunner(mailbox, 'small')
+  const sold = await openBuyers(mailbox, { runner, model: 'small', buyers })
+  const python = await startFastApi('small')
+  try {
+    const ours = () => sold.rate(purchaseMs, inFlight)
+    const theirs = () => python.rate(purchaseMs, inFlight)
+    // Once for the compilers of both.
+    for (const warmUp of [ours, theirs, ours]) await warmUp()
+    const compared = await compare(ours, theirs, purchaseRounds)
+    return { figure, unit: 'purchases/s', ...compared, bar: 1, met: compared.ratio >= 1 }
+  } finally {
+    sold.close()
+    await python.stop()
+    await runner.stop()
+  }
+}
+
 /** Measures the edge in workerd: what the edge's own way costs beside a handler written for the bench, what the hop to a mailbox costs, and how many jobs share a message. */
 export async function run(): Promise<Row[]> {
   const stateDir = await mkdtemp(join(tmpdir(), 'assay-bench-edge-'))
-  const edge = await start(stateDir)
+  const edge = await startWorkerd(stateDir)
   const [hono, hand, mailbox] = modes.map(edge.urlOf) as [string, string, string]
   const rows: Row[] = []
   try {
@@ -279,6 +200,7 @@ export async function run(): Promise<Row[]> {
       met: null,
     })
     runner.close()
+    rows.push(await besidePython(mailbox))
   } finally {
     await edge.dispose()
     await rm(stateDir, { recursive: true, force: true })

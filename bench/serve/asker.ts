@@ -15,7 +15,7 @@ import { encodeBody } from '../../protocol/oip.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
 import { channelOf, type Terms } from '../../protocol/terms.ts'
 import { voucherDigest } from '../../protocol/voucher.ts'
-import { digest, domain, type ModelName, models, payout, price } from './model.ts'
+import { buildModel, domain, type ModelName, models, payout, price } from './model.ts'
 
 /** Ways a measured runner serves. */
 export type Mode = 'bare' | 'signed' | 'full'
@@ -27,11 +27,13 @@ const buyer = createRunnerSigner(sha256(utf8('test key: buyer')))
 
 type Channel = { id: Uint8Array; terms: Terms; enc: Uint8Array; envelope: NativeEnvelope | null; job: bigint }
 
-async function openChannel(runner: Hex, hpkeKey: Uint8Array, sealed: boolean, index: number): Promise<Channel> {
+type Opened = { runner: Hex; hpkeKey: Uint8Array; model: Hex; sealed: boolean }
+
+async function openChannel({ runner, hpkeKey, model, sealed }: Opened, index: number): Promise<Channel> {
   const terms: Terms = {
     buyer: buyer.address,
     runner,
-    model: digest,
+    model,
     publisher: payout,
     price,
     royaltyBps: 500,
@@ -101,9 +103,8 @@ export async function startAsked(
   { channels = 1, cores = null }: { channels?: number; cores?: string | null } = {},
 ): Promise<Asked> {
   const { socket, runner, hpkeKey, stop } = await connect(mode, model, cores)
-  const open = await Promise.all(
-    Array.from({ length: channels }, (_, index) => openChannel(runner, hpkeKey, mode === 'full', index)),
-  )
+  const opened = { runner, hpkeKey, model: buildModel(model).served.digest, sealed: mode === 'full' }
+  const open = await Promise.all(Array.from({ length: channels }, (_, index) => openChannel(opened, index)))
   const ask: Asked['ask'] = async (jobs, inFlight) => {
     const frames = Array.from({ length: jobs }, (_, at) => requestOf(open[at % channels]!, at, models[model][0]))
     let sent = 0

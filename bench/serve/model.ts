@@ -1,7 +1,8 @@
 import { randomMlp, writeMlp } from '../../dev/sample/model.ts'
 import type { ServedModel } from '../../gpu-runner/service.ts'
-import type { Hex } from '../../protocol/bytes.ts'
-import type { Manifest } from '../../protocol/manifest.ts'
+import { type Hex, toHex } from '../../protocol/bytes.ts'
+import { sha256 } from '../../protocol/hash.ts'
+import { type Manifest, modelDigest } from '../../protocol/manifest.ts'
 import { readGraph } from '../../protocol/onnx/reader.ts'
 
 /** Lists the models measured: one of microseconds, where everything around it shows, and one of a millisecond. */
@@ -13,7 +14,6 @@ export const models = {
 /** Names a measured model. */
 export type ModelName = keyof typeof models
 
-export const digest: Hex = `0x${'11'.repeat(32)}`
 export const domain = { chainId: 31_337, escrow: `0x${'22'.repeat(20)}` as Hex }
 export const price = 10n
 export const payout: Hex = `0x${'33'.repeat(20)}`
@@ -26,13 +26,14 @@ export function buildModel(name: ModelName): { graph: Uint8Array; served: Omit<S
     name,
     version: '1',
     licence: 'none',
-    files: [{ path: 'model.onnx', size: graph.length, sha256: '0'.repeat(64) }],
+    files: [{ path: 'model.onnx', size: graph.length, sha256: toHex(sha256(graph)).slice(2) }],
     inputs,
     outputs,
     fixedInputs: [],
     execution: { class: 'exact' },
     opsets,
   }
+  const digest = modelDigest(manifest)
   return {
     graph,
     served: {

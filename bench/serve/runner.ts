@@ -14,12 +14,13 @@ import { generateHpkeKeyPair } from '../../protocol/hpke.ts'
 import { checkTensors, decodeBody, encodeBody } from '../../protocol/oip.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
 import type { Mode } from './asker.ts'
-import { buildModel, digest, domain, type ModelName } from './model.ts'
+import { buildModel, domain, type ModelName } from './model.ts'
 
 /** One runner process under load: the product's own link, service and executor, or the same link and executor with nothing in between. */
 
 const [mode, name, url] = process.argv.slice(2) as [Mode, ModelName, string]
 const { graph, served } = buildModel(name)
+const { digest } = served
 const executor = createExecutor({ threads: 1 })
 await executor.load({ digest, graph, external: [] })
 const batchSizes = Array.from({ length: 64 }, (_, index) => index + 1)
@@ -119,7 +120,8 @@ openLink({
   hello: () => ({ models: [digest], capacity }),
   load: () => ({ queued: inFlight(), capacity }),
   handle,
-  log: () => {},
+  log: (event) =>
+    event === 'link_open' && process.send?.({ runner: signer.address, hpkeKey: toHex(hpke.rawPublicKey) }),
   random: Math.random,
 })
 // Ends with whoever started it, however that ended.

@@ -1,18 +1,15 @@
 import { type Hex, toHex } from '../protocol/bytes.ts'
-import { recoverAddress } from '../protocol/secp256k1.ts'
-
-/** Recovers who signed a digest, or null, as `recoverAddress` does. */
-export type Recover = typeof recoverAddress
+import { type Recover, rememberKeys } from '../protocol/knownKeys.ts'
 
 /** Makes a `recover` that remembers: answers of one batch carry one signature, and recovering it is most of what checking an answer costs. Keeps the newest `capacity` of them. */
-export function rememberSigners(recover: Recover = recoverAddress, capacity = 256): Recover {
+export function rememberSigners(recover: Recover = rememberKeys(), capacity = 256): Recover {
   const known = new Map<string, Hex | null>()
-  return (digest, signature) => {
+  return (digest, signature, likely) => {
     // Both in whole: a signer is remembered for exactly what was checked.
     const key = `${toHex(digest)} ${toHex(signature)}`
     const before = known.get(key)
     if (before !== undefined) return before
-    const signer = recover(digest, signature)
+    const signer = recover(digest, signature, likely)
     known.set(key, signer)
     if (known.size > capacity) known.delete(known.keys().next().value!)
     return signer

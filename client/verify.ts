@@ -11,12 +11,12 @@ import {
 } from '../protocol/evidence/index.ts'
 import { checkStatement, type Statement } from '../protocol/evidence/statement.ts'
 import type { JobAnswer } from '../protocol/frames.ts'
+import type { Recover } from '../protocol/knownKeys.ts'
 import { type Listing, listingDigest } from '../protocol/listing.ts'
 import { type Manifest, modelDigest, parseManifest } from '../protocol/manifest.ts'
 import { rootFromProof } from '../protocol/merkle.ts'
 import { detailDigest, jobStatus, receiptLeaf } from '../protocol/receipt.ts'
 import { recoverAddress } from '../protocol/secp256k1.ts'
-import type { Recover } from './batchSigners.ts'
 import { VerificationError, type VerificationReason } from './errors.ts'
 
 function need(condition: boolean, reason: VerificationReason, detail: string): asserts condition {
@@ -132,7 +132,7 @@ export function checkReceipt(
   )
   const root = rootFromProof(receiptLeaf(receipt), proof)
   need(root !== null, 'batch_proof', 'The Merkle proof does not fit its batch.')
-  const signer = recover(batchDigest(domain, { root, count: proof.count }), signature)
+  const signer = recover(batchDigest(domain, { root, count: proof.count }), signature, expected.runner)
   need(
     signer === expected.runner,
     'batch_signature',

@@ -2,9 +2,9 @@ import { batchDigest } from '../../protocol/batch.ts'
 import { equalBytes, type Hex, toHex } from '../../protocol/bytes.ts'
 import type { Domain } from '../../protocol/eip712.ts'
 import type { JobAnswer, JobRequest } from '../../protocol/frames.ts'
+import { rememberKeys } from '../../protocol/knownKeys.ts'
 import { rootFromProof } from '../../protocol/merkle.ts'
 import { detailDigest, detailToJson, receiptLeaf, receiptToJson } from '../../protocol/receipt.ts'
-import { recoverAddress } from '../../protocol/secp256k1.ts'
 import type { SqlStorage } from '../platform.ts'
 import type { ReceiptRow } from '../store/receipts.ts'
 
@@ -35,6 +35,7 @@ export type ReceiptLogDeps = {
 export class ReceiptLog {
   readonly #deps: ReceiptLogDeps
   readonly #verified = new Set<string>()
+  readonly #recover = rememberKeys(1)
   #incoming: { runner: Hex; answer: JobAnswer; request: Asked }[] = []
   #working = false
   #failures = 0
@@ -94,7 +95,8 @@ export class ReceiptLog {
     const key = `${runner}${toHex(root)}${proof.count}${toHex(signature)}`
     if (this.#verified.has(key)) return true
     await this.#deps.pause()
-    if (recoverAddress(batchDigest(this.#deps.domain, { root, count: proof.count }), signature) !== runner) return false
+    const digest = batchDigest(this.#deps.domain, { root, count: proof.count })
+    if (this.#recover(digest, signature, runner) !== runner) return false
     if (this.#verified.size >= maxVerified) this.#verified.clear()
     this.#verified.add(key)
     return true

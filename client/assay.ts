@@ -2,14 +2,7 @@ import type { Bundle } from '../protocol/bundle.ts'
 import { equalBytes, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import { canonicalJson } from '../protocol/canonicalJson.ts'
 import type { Domain } from '../protocol/eip712.ts'
-import {
-  contextId,
-  createEnvelope,
-  direction,
-  type Envelope,
-  envelopeInfo,
-  envelopeKeys,
-} from '../protocol/envelope.ts'
+import { contextId, direction, envelopeInfo, envelopeKeys } from '../protocol/envelope.ts'
 import {
   type EquivocationJson,
   equivocationToJson,
@@ -53,6 +46,7 @@ import {
 import { findEquivocations, keepReceipt, wordsFor } from './equivocations.ts'
 import { EdgeError, EquivocationError, JobFailedError, VerificationError } from './errors.ts'
 import { checkRequirements, checkStake, type Requirements } from './requirements.ts'
+import { createSealer, type Sealer } from './sealer.ts'
 import { checkListing, checkReceipt, checkRunner } from './verify.ts'
 
 /** Configures a buyer. `network` pins the chain and contracts; without it the edge's word is taken once. */
@@ -131,7 +125,7 @@ type Channel = {
   runner: Attested
   enc: Uint8Array
   context: Uint8Array
-  envelope: Envelope
+  envelope: Sealer
   nextJob: bigint
   /** Jobs sent whose price may become due. */
   asked: bigint
@@ -355,7 +349,7 @@ export class Assay {
       runner,
       enc,
       context: contextId(enc),
-      envelope: await createEnvelope(id, await envelopeKeys(context)),
+      envelope: await createSealer(id, await envelopeKeys(context)),
       nextJob: 1n,
       asked: 0n,
       free: 0n,

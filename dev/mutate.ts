@@ -3,52 +3,85 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, syml
 import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { assemblyBlocks, closing, codeOf, lineOf, split } from './mutate/scan.ts'
+import { assemblyBlocks, closing, codeOf, comparison, enclosing, type Kind, lineOf, split } from './mutate/scan.ts'
 import { type Contract, contracts, suites, unobservable } from './mutate/suites.ts'
 
 const root = join(import.meta.dirname, '..')
 
-/** One condition to break: the text between `start` and `end` is taken for `value`, whatever it says. */
-export type Mutant = { line: number; start: number; end: number; text: string; value: boolean }
+/** One condition to break: the text between `start` and `end` is taken for `value`, or stands for other code, whatever it says. */
+export type Mutant = { line: number; start: number; end: number; text: string; value: boolean | string }
 
-/** Finds every `require`, every `if` and every operand of theirs, outside assembly. Pure. */
-export function mutantsOf(source: string): Mutant[] {
+const operators = /&&|\|\||\?|[=!]=|(?<![<>])[<>]=|(?<![<>=-])[<>](?![<>=])/g
+const values: Readonly<Record<Kind, readonly boolean[]>> = {
+  require: [true],
+  if: [false],
+  loop: [false],
+  operands: [],
+  value: [true, false],
+}
+const edges: Readonly<Record<string, string>> = { '<': '<=', '<=': '<', '>': '>=', '>=': '>' }
+
+/**
+ * Finds every condition outside assembly and its operands: of `require` and `if`, of loops and of `?`, and those that are values. A requirement is taken for met, an `if` for not, a loop for over, any other for either.
+ * With `bounds` each comparison of sizes is also broken by one: it takes in its bound, or leaves it out. Pure.
+ */
+export function mutantsOf(source: string, bounds = false): Mutant[] {
   const code = codeOf(source)
   const blocks = assemblyBlocks(code)
   const mutants: Mutant[] = []
-  const add = ([start, end]: [number, number], value: boolean) => {
+  const seen = new Set<string>()
+  const add = ([start, end]: [number, number], ...taken: readonly (boolean | string)[]) => {
     const text = source.slice(start, end).trim()
     const from = start + source.slice(start, end).indexOf(text)
-    mutants.push({
-      line: lineOf(source, from),
-      start: from,
-      end: from + text.length,
-      text: text.replace(/\s+/g, ' '),
-      value,
-    })
+    if (seen.has(`${from}-${text.length}`)) return
+    seen.add(`${from}-${text.length}`)
+    for (const value of taken)
+      mutants.push({
+        line: lineOf(source, from),
+        start: from,
+        end: from + text.length,
+        text: text.replace(/\s+/g, ' '),
+        value,
+      })
   }
-  for (const match of code.matchAll(/\b(require|if) ?\(/g)) {
-    const open = match.index + match[0].length - 1
-    const close = closing(code, open)
-    if (blocks.some((block) => block.open < open && open < block.end)) continue
-    const [condition] = split(code, open + 1, close, ',') as [[number, number]]
-    add(condition, match[1] === 'require')
+  const edgeOf = ([start, end]: [number, number]): string[] => {
+    const compared = bounds ? comparison(code, start, end) : null
+    // Nothing is below zero.
+    if (!compared || /^\s*0\s*$/.test(code.slice(compared.at + compared.sign.length, end))) return []
+    return [
+      source.slice(start, compared.at) + edges[compared.sign] + source.slice(compared.at + compared.sign.length, end),
+    ].map((text) => text.trim().replace(/\s+/g, ' '))
+  }
+  for (const { index } of code.matchAll(operators)) {
+    if (blocks.some((block) => block.open < index && index < block.end)) continue
+    const { range, kind } = enclosing(code, index)
+    const edge = kind === 'loop' ? [] : edgeOf(range)
+    add(range, ...values[kind], ...edge)
+    if (kind === 'loop') continue
     // Of alternatives one is never, of conjuncts one always taken.
     for (const [operator, value] of [
       ['||', false],
       ['&&', true],
     ] as const) {
-      const operands = split(code, ...condition, operator)
+      const operands = split(code, ...range, operator)
       if (operands.length === 1) continue
-      for (const operand of operands) add(operand, value)
+      for (const operand of operands) add(operand, value, ...edgeOf(operand))
       break
     }
   }
-  return mutants
+  for (const match of code.matchAll(/\b(require|if) ?\(/g)) {
+    const open = match.index + match[0].length - 1
+    if (blocks.some((block) => block.open < open && open < block.end)) continue
+    const [condition] = split(code, open + 1, closing(code, open), ',') as [[number, number]]
+    add(condition, match[1] === 'require')
+  }
+  return mutants.sort((a, b) => a.start - b.start || b.end - a.end)
 }
 
-const taken = (text: string, value: boolean, id: number) =>
-  value ? `(mutated(${id}) || (${text}))` : `(!mutated(${id}) && (${text}))`
+const taken = (text: string, value: boolean | string, id: number) => {
+  if (typeof value === 'string') return `(mutated(${id}) ? (${value}) : (${text}))`
+  return value ? `(mutated(${id}) || (${text}))` : `(!mutated(${id}) && (${text}))`
+}
 
 /** Writes a source in which every mutant sleeps until its number is switched on; numbers begin at `first`. */
 export function instrument(source: string, mutants: readonly Mutant[], first: number, switchPath: string): string {
@@ -174,21 +207,36 @@ function onChain(copy: string, name: Contract, mustPass: boolean): boolean {
   return ok
 }
 
-type Outcome = { contract: Contract; line: number; text: string; taken: boolean; killedBy: 'forge' | 'chain' | null }
+type Outcome = {
+  contract: Contract
+  line: number
+  text: string
+  taken: boolean | string
+  killedBy: 'forge' | 'chain' | null
+}
 
-const becauseOf = ({ contract, text }: Pick<Outcome, 'contract' | 'text'>) =>
-  unobservable.find((each) => each.contract === contract && each.text === text)?.because
+const becauseOf = ({ contract, text, taken }: Outcome) =>
+  unobservable.find(
+    (each) =>
+      each.contract === contract &&
+      each.text === text &&
+      (each.as === undefined ? typeof taken === 'boolean' : each.as === taken),
+  )?.because
 
 /**
  * Breaks each condition of the contracts once and tells which break no test notices; some nobody can notice are listed with their reasons. One build holds all mutants, asleep; forge wakes them one by one. Those that survive are
  * built alone and meet the tests on a chain, unless that is left out. Throws when the tests fail with nothing broken.
  */
-export function mutate(names: readonly Contract[], report: (line: string) => void, chain = true): Outcome[] {
+export function mutate(
+  names: readonly Contract[],
+  report: (line: string) => void,
+  { chain = true, bounds = false }: { chain?: boolean; bounds?: boolean } = {},
+): Outcome[] {
   const copy = copyProject()
   try {
     const sources = names.map((name) => {
       const source = readFileSync(join(root, 'contracts', name), 'utf8')
-      return { name, source, mutants: mutantsOf(source) }
+      return { name, source, mutants: mutantsOf(source, bounds) }
     })
     const file = (name: string) => join(copy, 'contracts', name)
     writeFileSync(file('Mutation.sol'), mutationSource)
@@ -243,7 +291,12 @@ export function mutate(names: readonly Contract[], report: (line: string) => voi
 
 if (import.meta.main) {
   const { values } = parseArgs({
-    options: { only: { type: 'string', multiple: true }, json: { type: 'boolean' }, forge: { type: 'boolean' } },
+    options: {
+      only: { type: 'string', multiple: true },
+      json: { type: 'boolean' },
+      forge: { type: 'boolean' },
+      bounds: { type: 'boolean' },
+    },
   })
   const named = (name: string) => contracts.filter((each) => basename(each, '.sol') === basename(name, '.sol'))
   const only = values.only?.flatMap(named)
@@ -255,7 +308,7 @@ if (import.meta.main) {
   const outcomes = mutate(
     contracts.filter((name) => !only || only.includes(name)),
     (line) => console.error(line),
-    !values.forge,
+    { chain: !values.forge, bounds: values.bounds ?? false },
   )
   const alive = outcomes.filter(({ killedBy }) => !killedBy)
   const survivors = alive.filter((outcome) => !becauseOf(outcome))

@@ -56,3 +56,56 @@ export function statementEnd(code: string, at: number): number {
   const other = word === 'if' ? /^\s*else\b/.exec(code.slice(i)) : null
   return other ? statementEnd(code, i + other[0].length) : i
 }
+
+/** Says what a condition decides: a requirement, a way, whether a loop goes on, or a value; and what stands in brackets of its own decides as an operand of another. */
+export type Kind = 'require' | 'if' | 'loop' | 'value' | 'operands'
+
+/** Finds the condition an operator belongs to, as far as it reaches, and what it decides. */
+export function enclosing(code: string, at: number): { range: [number, number]; kind: Kind } {
+  let start = at
+  for (let depth = 0; start > 0; start--) {
+    const before = code[start - 1]!
+    if (')]'.includes(before)) depth++
+    else if (depth > 0 && '(['.includes(before)) depth--
+    else if (depth === 0 && ('([{};,?:'.includes(before) || assigns(code, start - 1) || returns(code, start))) break
+  }
+  let end = at
+  for (; end < code.length; end++) {
+    if ('(['.includes(code[end]!)) end = closing(code, end)
+    else if (')]};,:'.includes(code[end]!) || (code[end] === '?' && end >= at)) break
+  }
+  const opened = /(\w+) ?$/.exec(code.slice(0, opening(code, start)))?.[1]
+  const first = code[start - 1] === '('
+  if (opened === 'for' || opened === 'while') return { range: [start, end], kind: 'loop' }
+  if (opened === 'require' && first) return { range: [start, end], kind: 'require' }
+  if (opened === 'if' && first) return { range: [start, end], kind: 'if' }
+  return { range: [start, end], kind: first && opened === undefined ? 'operands' : 'value' }
+}
+
+/** Finds the bracket that stands open before `at`, or -1. */
+function opening(code: string, at: number): number {
+  let depth = 0
+  for (let i = at - 1; i >= 0; i--) {
+    if (')]}'.includes(code[i]!)) depth++
+    if ('([{'.includes(code[i]!) && depth-- === 0) return i
+  }
+  return -1
+}
+
+const returns = (code: string, at: number): boolean => /\breturn$/.test(code.slice(Math.max(0, at - 7), at))
+const assigns = (code: string, at: number): boolean =>
+  code[at] === '=' && code[at + 1] !== '=' && code[at + 1] !== '>' && !'=!<>'.includes(code[at - 1]!)
+
+/** Finds the one comparison of sizes a condition consists of, or null. */
+export function comparison(code: string, start: number, end: number): { at: number; sign: string } | null {
+  let found: { at: number; sign: string } | null = null
+  for (let i = start; i < end; i++) {
+    if ('([{'.includes(code[i]!)) i = closing(code, i)
+    const sign = /^(&&|\|\||<<|>>|=>|[<>]=?)/.exec(code.slice(i, i + 2))?.[0]
+    if (sign === undefined) continue
+    if (sign === '&&' || sign === '||') return null
+    if (/^[<>]=?$/.test(sign)) found = { at: i, sign }
+    i += sign.length - 1
+  }
+  return found
+}

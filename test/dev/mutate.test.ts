@@ -40,6 +40,55 @@ describe('mutantsOf', () => {
     ])
   })
 
+  test('behavior: what a loop asks, a choice and a value are conditions as well', () => {
+    const wider = `contract Wider {
+    using Bits for uint256;
+    mapping(address => uint256) private held;
+    function most(uint256[] memory all, bool late) external returns (uint256 top) {
+        for (uint256 i = 0; i < all.length; i++) {
+            top = late ? all[i] : held[msg.sender] >= all[i] ? 1 : top;
+        }
+        top >>= 1;
+        bool sound = top != 7 && (late || top <= 9);
+        if (sound) return top;
+        assembly { if lt(top, 9) { revert(0, 0) } }
+        while (top > 3) top--;
+    }
+    function same(uint256 a) external view returns (bool) { return a == 1 || known(a > 0); }
+}
+`
+    expect(mutantsOf(wider).map(({ line, text, value }) => [line, text, value])).toEqual([
+      [5, 'i < all.length', false],
+      [6, 'late', true],
+      [6, 'late', false],
+      [6, 'held[msg.sender] >= all[i]', true],
+      [6, 'held[msg.sender] >= all[i]', false],
+      [9, 'top != 7 && (late || top <= 9)', true],
+      [9, 'top != 7 && (late || top <= 9)', false],
+      [9, 'top != 7', true],
+      [9, '(late || top <= 9)', true],
+      [9, 'late', false],
+      [9, 'top <= 9', false],
+      [10, 'sound', false],
+      [12, 'top > 3', false],
+      [14, 'a == 1 || known(a > 0)', true],
+      [14, 'a == 1 || known(a > 0)', false],
+      [14, 'a == 1', false],
+      [14, 'known(a > 0)', false],
+      [14, 'a > 0', true],
+      [14, 'a > 0', false],
+    ])
+  })
+
+  test('behavior: with bounds, comparisons of sizes are broken by one', () => {
+    const bounded = 'function f() { require(a << 1 <= b[c < d ? 0 : 1] && e > 0, Far(a > b)); if (f >= 2) return; }'
+    const byOne = mutantsOf(bounded, true).flatMap(({ value }) => (typeof value === 'string' ? [value] : []))
+    expect(byOne).toEqual(['a << 1 < b[c < d ? 0 : 1]', 'c <= d', 'a >= b', 'f > 2'])
+    expect(mutantsOf(bounded).every(({ value }) => typeof value === 'boolean')).toBe(true)
+    const all = instrument(`pragma solidity ^0.8.30;\n${bounded}`, mutantsOf(bounded, true), 1, './Mutation.sol')
+    expect(all).toContain('mutated(')
+  })
+
   test('behavior: a broken source differs in that condition alone', () => {
     const broken = breakOne(source, mutants[6]!)
     expect(broken).toBe(source.replace('if (key == 8)', 'if (false)'))

@@ -24,6 +24,7 @@ import {
 } from '../protocol/evidence/index.ts'
 import { decodeFrame, encodeJobRequest, type JobAnswer } from '../protocol/frames.ts'
 import { setupSender } from '../protocol/hpke.ts'
+import type { Recover } from '../protocol/knownKeys.ts'
 import type { Listing } from '../protocol/listing.ts'
 import type { Manifest } from '../protocol/manifest.ts'
 import { type Body, checkTensors, decodeBody, encodeBody } from '../protocol/oip.ts'
@@ -67,6 +68,8 @@ export type AssayOptions = {
   sleep?: (ms: number) => Promise<void>
   /** Reads from the chain what of a runner's stake stands until a time, in unix seconds; needed where a stake is required. */
   coverOf?: (runner: Hex, until: bigint) => Promise<bigint>
+  /** Recovers who signed a digest: portable JavaScript unless told. What it gives decides which answers are believed; clients of one process may share one that remembers (`rememberSigners`). */
+  recover?: Recover
   /** Signs vouchers this many jobs ahead in a channel: fewer signatures, and exactly that many prices at risk. */
   coverJobs?: number
 }
@@ -166,11 +169,12 @@ const notAccepted = (error: EdgeError) => error.details.accepted === false
 
 /** Buys inferences and believes nobody: verifies the machine before it seals, and the receipt before it opens. */
 export class Assay {
-  readonly #options: Required<Omit<AssayOptions, 'network' | 'edge' | 'coverOf'>> & Pick<AssayOptions, 'coverOf'>
+  readonly #options: Required<Omit<AssayOptions, 'network' | 'edge' | 'coverOf' | 'recover'>> &
+    Pick<AssayOptions, 'coverOf'>
   readonly edge: Edge
   #network: Network | undefined
   readonly #models = new Map<string, { pending: Promise<Model>; until: number }>()
-  readonly #recover = rememberSigners()
+  readonly #recover: Recover
   readonly #fixed = new Map<string, Promise<Tensor[]>>()
   readonly #attested = new Map<string, Promise<Attested>>()
   readonly #channels = new Map<string, Promise<Channel>>()
@@ -178,6 +182,7 @@ export class Assay {
   constructor(options: AssayOptions) {
     this.#network = options.network
     this.edge = connectEdge(options.edge, options.fetch)
+    this.#recover = options.recover ?? rememberSigners()
     this.#options = {
       signer: options.signer,
       onBehalfOf: (options.onBehalfOf ?? options.signer.address).toLowerCase() as Hex,

@@ -2,7 +2,8 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { Assay } from '../../client/assay.ts'
-import { createRunnerSigner } from '../../gpu-runner/signer.ts'
+import { rememberSigners } from '../../client/batchSigners.ts'
+import { createRecoverer, createRunnerSigner } from '../../gpu-runner/signer.ts'
 import { createDevelopmentTee } from '../../gpu-runner/tee/development.ts'
 import { fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import { collateralToJson, evidenceToJson } from '../../protocol/evidence/index.ts'
@@ -108,9 +109,11 @@ export async function openBuyers(
     const known = answers[String(target).slice(edgeUrl.length)]
     return known ? Promise.resolve(Response.json(known)) : transport.fetch(target, init)
   }
+  // What one process verified of a batch, another client of it need not verify again.
+  const recover = rememberSigners(createRecoverer())
   const clients = Array.from(
     { length: buyers },
-    (_, index) => new Assay({ edge: edgeUrl, signer: keyOf(`buyer ${index}`), roots, fetch: ask }),
+    (_, index) => new Assay({ edge: edgeUrl, signer: keyOf(`buyer ${index}`), roots, fetch: ask, recover }),
   )
   let asked = 0
   const inputOf = (seed: number): Tensor => ({

@@ -122,6 +122,7 @@ type Attested = {
   verifiedAt: number
   validUntil: number
 }
+type Voucher = { cumulative: bigint; signature: Uint8Array }
 type Channel = {
   terms: Terms
   id: Uint8Array
@@ -134,7 +135,9 @@ type Channel = {
   asked: bigint
   /** Jobs whose receipts say they cost nothing. */
   free: bigint
-  voucher: { cumulative: bigint; signature: Uint8Array } | null
+  voucher: Voucher | null
+  /** The voucher about to be signed: jobs of one turn share it. */
+  signing: Promise<Voucher> | null
   /** The newest receipts, by job: what a second answer is held against. */
   receipts: Map<bigint, SignedReceipt>
   opened: boolean
@@ -359,6 +362,7 @@ export class Assay {
       asked: 0n,
       free: 0n,
       voucher: null,
+      signing: null,
       receipts: new Map(),
       opened: false,
       dead: false,
@@ -390,15 +394,23 @@ export class Assay {
     return pending
   }
 
-  /** Covers the jobs asked so far, and as many ahead as the options say. */
-  async #cover(channel: Channel): Promise<{ cumulative: bigint; signature: Uint8Array } | undefined> {
-    const { price } = channel.terms
-    const due = (channel.asked - channel.free) * price
-    if (channel.voucher && channel.voucher.cumulative >= due) return channel.voucher
-    const cumulative = due + BigInt(this.#options.coverJobs - 1) * price
+  /** Covers the jobs asked so far, and as many ahead as the options say: one signature for all that are asked in a turn of the loop. */
+  async #cover(channel: Channel): Promise<Voucher> {
+    if (channel.voucher && channel.voucher.cumulative >= dueOf(channel)) return channel.voucher
+    channel.signing ??= this.#sign(channel)
+    return channel.signing
+  }
+
+  async #sign(channel: Channel): Promise<Voucher> {
+    await turn()
+    // Whoever asks from here on is not in the sum, and needs the next one.
+    channel.signing = null
+    const cumulative = dueOf(channel) + BigInt(this.#options.coverJobs - 1) * channel.terms.price
     const digest = voucherDigest(await this.#domain(), { channel: toHex(channel.id), cumulative })
-    channel.voucher = { cumulative, signature: await this.#options.signer.sign(digest) }
-    return channel.voucher
+    const voucher = { cumulative, signature: await this.#options.signer.sign(digest) }
+    // A signer may finish them in another order.
+    if (!channel.voucher || channel.voucher.cumulative < cumulative) channel.voucher = voucher
+    return voucher
   }
 
   /** Buys one inference. Throws VerificationError when anything does not verify, EdgeError when nobody could serve it, JobFailedError when the model refused it; the last two cost nothing. */
@@ -580,7 +592,7 @@ export class Assay {
       context: channel.context,
       deadlineMs: Math.max(1, Math.min(0xffff_ffff, leftMs)),
       ...(opening ? { opening: { terms: channel.terms, enc: channel.enc } } : {}),
-      ...(voucher ? { voucher } : {}),
+      voucher,
       body,
     })
   }
@@ -652,6 +664,15 @@ export class Assay {
     return this.#open(model, channel, sealed, decoded)
   }
 }
+
+/** Gives what may become due of a channel. */
+const dueOf = ({ asked, free, terms }: Channel): bigint => (asked - free) * terms.price
+
+const { setImmediate: soon = (run: () => void) => setTimeout(run) } = globalThis as {
+  setImmediate?: (run: () => void) => unknown
+}
+/** Waits for what else happens in this turn of the loop. */
+const turn = () => new Promise<void>((resolve) => void soon(resolve))
 
 /** Reads what a runner sealed: one that writes it wrongly has answered wrongly. */
 function readAnswer(plaintext: Uint8Array): Body {

@@ -21,9 +21,10 @@ import { type Manifest, modelDigest } from '../../protocol/manifest.ts'
 import { merkleTree } from '../../protocol/merkle.ts'
 import { decodeBody, encodeBody, encodeErrorBody, saltOf } from '../../protocol/oip.ts'
 import { detailDigest, receiptLeaf } from '../../protocol/receipt.ts'
-import { createSigner, type Signer } from '../../protocol/secp256k1.ts'
+import { createSigner, recoverAddress, type Signer } from '../../protocol/secp256k1.ts'
 import { type Tensor, tensorCommitment } from '../../protocol/tensors.ts'
 import { channelOf } from '../../protocol/terms.ts'
+import { voucherDigest } from '../../protocol/voucher.ts'
 
 const now = Date.UTC(2026, 10, 21)
 const seconds = now / 1000
@@ -49,6 +50,8 @@ type Lies = {
   /** What the edge shows of a channel's receipts, out of every answer given. */
   shown?: (answers: JobAnswer[]) => object[]
   coverOf?: (runner: Hex, until: bigint) => Promise<bigint>
+  /** Signs the honest buyer's vouchers. */
+  buyer?: Signer
 }
 
 /** Makes an honest edge and runner out of the protocol itself, then lets it lie. */
@@ -214,7 +217,7 @@ async function world(lies: Lies = {}) {
   const clock = { ms: now }
   const buy = new Assay({
     edge: 'http://edge.test',
-    signer: key('buyer'),
+    signer: lies.buyer ?? key('buyer'),
     roots,
     fetch: fake as typeof fetch,
     now: () => clock.ms,
@@ -252,6 +255,60 @@ describe('Assay.infer', () => {
     expect((await verifyBundle(bundle, { roots, policy: defaultPolicy })).verdict).toBe('verified')
     const { checks } = await verifyBundle(answer.bundle(), { roots, policy: defaultPolicy })
     expect(checks.find(({ status }) => status === 'unknown')?.check).toBe('input and output')
+  })
+
+  /** A buyer whose wallet counts what it signs, and is done with it after as many turns as `turnsOf` says. */
+  function countingBuyer(turnsOf = (_: number) => 0) {
+    const own = key('buyer')
+    const signed: Uint8Array[] = []
+    const sign = async (digest: Uint8Array) => {
+      const turns = turnsOf(signed.push(digest))
+      for (let turn = 0; turn < turns; turn++) await new Promise((resolve) => setImmediate(resolve))
+      return own.sign(digest)
+    }
+    return { signed, signer: { ...own, sign } }
+  }
+
+  test('behavior: jobs asked at once share one voucher, which covers all of them and nothing else', async () => {
+    const buyer = countingBuyer()
+    const { buy, digest, requests } = await world({ buyer: buyer.signer })
+    await buy.infer(digest, [input])
+    await Promise.all(Array.from({ length: 8 }, () => buy.infer(digest, [input])))
+    expect(buyer.signed).toHaveLength(2)
+    expect(requests.map(({ voucher }) => voucher!.cumulative)).toEqual([10n, ...Array(8).fill(90n)])
+  })
+
+  test('behavior: each job is covered by its voucher, however long a wallet takes over which', async () => {
+    const buyer = countingBuyer((nth) => [0, 9, 1, 5, 0][nth % 5]!)
+    const { buy, digest, requests, domain } = await world({ buyer: buyer.signer })
+    const asked: Promise<unknown>[] = []
+    for (let job = 0; job < 24; job++) {
+      asked.push(buy.infer(digest, [input]))
+      for (let turn = 0; turn < job % 4; turn++) await new Promise((resolve) => setImmediate(resolve))
+    }
+    await Promise.all(asked)
+    expect(requests).toHaveLength(24)
+    for (const { job, channel, voucher } of requests) {
+      expect(voucher!.cumulative).toBeGreaterThanOrEqual(job * 10n)
+      expect(voucher!.cumulative).toBeLessThanOrEqual(240n)
+      const signed = voucherDigest(domain, { channel: toHex(channel), cumulative: voucher!.cumulative })
+      expect(recoverAddress(signed, voucher!.signature)).toBe(buy.buyer)
+    }
+  })
+
+  test('behavior: a wallet that refuses once fails the jobs of that turn and no later one', async () => {
+    const own = key('buyer')
+    let refuse = false
+    const sign = async (digest: Uint8Array) => {
+      if (refuse) throw new Error('the wallet is locked')
+      return own.sign(digest)
+    }
+    const { buy, digest } = await world({ buyer: { ...own, sign } })
+    await buy.infer(digest, [input])
+    refuse = true
+    await expect(Promise.all([buy.infer(digest, [input]), buy.infer(digest, [input])])).rejects.toThrow('locked')
+    refuse = false
+    expect((await buy.infer(digest, [input])).price).toBe(10n)
   })
 
   const lies: [string, Lies, string][] = [

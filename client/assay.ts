@@ -24,6 +24,7 @@ import {
 } from '../protocol/evidence/index.ts'
 import { decodeFrame, encodeJobRequest, type JobAnswer } from '../protocol/frames.ts'
 import { setupSender } from '../protocol/hpke.ts'
+import { type BatchSigner, rememberBatches } from '../protocol/knownBatches.ts'
 import type { Recover } from '../protocol/knownKeys.ts'
 import type { Listing } from '../protocol/listing.ts'
 import type { Manifest } from '../protocol/manifest.ts'
@@ -178,6 +179,7 @@ export class Assay {
   #network: Network | undefined
   readonly #models = new Map<string, { pending: Promise<Model>; until: number }>()
   readonly #recover: Recover
+  readonly #signerOf: BatchSigner
   readonly #fixed = new Map<string, Promise<Tensor[]>>()
   readonly #attested = new Map<string, Promise<Attested>>()
   readonly #channels = new Map<string, Promise<Channel>>()
@@ -186,6 +188,7 @@ export class Assay {
     this.#network = options.network
     this.edge = connectEdge(options.edge, options.fetch)
     this.#recover = options.recover ?? rememberSigners()
+    this.#signerOf = rememberBatches(this.#recover)
     this.#options = {
       signer: options.signer,
       onBehalfOf: (options.onBehalfOf ?? options.signer.address).toLowerCase() as Hex,
@@ -510,7 +513,7 @@ export class Assay {
         now: this.#seconds(),
       },
       domain,
-      this.#recover,
+      this.#signerOf,
     )
     channel.opened = true
     channel.receipts.set(job, keepReceipt(answer))

@@ -1,4 +1,3 @@
-import { batchDigest } from '../protocol/batch.ts'
 import { equalBytes, fromHex, type Hex, toHex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import {
@@ -11,10 +10,9 @@ import {
 } from '../protocol/evidence/index.ts'
 import { checkStatement, type Statement } from '../protocol/evidence/statement.ts'
 import type { JobAnswer } from '../protocol/frames.ts'
-import type { Recover } from '../protocol/knownKeys.ts'
+import { type BatchSigner, rememberBatches } from '../protocol/knownBatches.ts'
 import { type Listing, listingDigest } from '../protocol/listing.ts'
 import { type Manifest, modelDigest, parseManifest } from '../protocol/manifest.ts'
-import { rootFromProof } from '../protocol/merkle.ts'
 import { detailDigest, jobStatus, receiptLeaf } from '../protocol/receipt.ts'
 import { recoverAddress } from '../protocol/secp256k1.ts'
 import { VerificationError, type VerificationReason } from './errors.ts'
@@ -101,7 +99,7 @@ export function checkReceipt(
     now: number
   },
   domain: Domain,
-  recover: Recover = recoverAddress,
+  signerOf: BatchSigner = rememberBatches(),
 ): void {
   const { receipt, detail, proof, signature } = answer
   need(
@@ -130,9 +128,8 @@ export function checkReceipt(
     'receipt_time',
     'The receipt is dated more than five minutes ahead.',
   )
-  const root = rootFromProof(receiptLeaf(receipt), proof)
-  need(root !== null, 'batch_proof', 'The Merkle proof does not fit its batch.')
-  const signer = recover(batchDigest(domain, { root, count: proof.count }), signature, expected.runner)
+  const signer = signerOf(domain, { leaf: receiptLeaf(receipt), proof, signature }, expected.runner)
+  need(signer !== undefined, 'batch_proof', 'The Merkle proof does not fit its batch.')
   need(
     signer === expected.runner,
     'batch_signature',

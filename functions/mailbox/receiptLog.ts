@@ -1,17 +1,14 @@
-import { batchDigest } from '../../protocol/batch.ts'
 import { equalBytes, type Hex, toHex } from '../../protocol/bytes.ts'
 import type { Domain } from '../../protocol/eip712.ts'
 import type { JobAnswer, JobRequest } from '../../protocol/frames.ts'
+import { rememberBatches } from '../../protocol/knownBatches.ts'
 import { rememberKeys } from '../../protocol/knownKeys.ts'
-import { rootFromProof } from '../../protocol/merkle.ts'
 import { detailDigest, detailToJson, receiptLeaf, receiptToJson } from '../../protocol/receipt.ts'
 import type { SqlStorage } from '../platform.ts'
 import type { ReceiptRow } from '../store/receipts.ts'
 
 /** Most receipts written at once. */
 const maxRows = 500
-/** Batch signatures remembered as good. */
-const maxVerified = 256
 const retryMs = 5_000
 const maxRetryMs = 300_000
 
@@ -34,8 +31,9 @@ export type ReceiptLogDeps = {
 /** Keeps the history of receipts: verifies each, writes them behind the answers, and holds them on the object's disk while the database is away. */
 export class ReceiptLog {
   readonly #deps: ReceiptLogDeps
-  readonly #verified = new Set<string>()
-  readonly #recover = rememberKeys(1)
+  readonly #signerOf = rememberBatches(rememberKeys(1))
+  /** The last signature looked at. */
+  #newest: Uint8Array = new Uint8Array(0)
   #incoming: { runner: Hex; answer: JobAnswer; request: Asked }[] = []
   #working = false
   #failures = 0
@@ -90,16 +88,9 @@ export class ReceiptLog {
 
   async #verify(runner: Hex, { receipt, detail, proof, signature }: JobAnswer): Promise<boolean> {
     if (!equalBytes(detailDigest(detail), receipt.detail)) return false
-    const root = rootFromProof(receiptLeaf(receipt), proof)
-    if (!root) return false
-    const key = `${runner}${toHex(root)}${proof.count}${toHex(signature)}`
-    if (this.#verified.has(key)) return true
-    await this.#deps.pause()
-    const digest = batchDigest(this.#deps.domain, { root, count: proof.count })
-    if (this.#recover(digest, signature, runner) !== runner) return false
-    if (this.#verified.size >= maxVerified) this.#verified.clear()
-    this.#verified.add(key)
-    return true
+    if (!equalBytes(signature, this.#newest)) await this.#deps.pause()
+    this.#newest = signature
+    return this.#signerOf(this.#deps.domain, { leaf: receiptLeaf(receipt), proof, signature }, runner) === runner
   }
 
   async #write(rows: ReceiptRow[]): Promise<void> {

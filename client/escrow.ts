@@ -1,5 +1,5 @@
 import { type Account, type Address, encodeFunctionData, type PublicClient, type WalletClient } from 'viem'
-import { escrowAbi, testTokenAbi } from '../contracts/abi.ts'
+import { escrowAbi, runnerRegistryAbi, testTokenAbi } from '../contracts/abi.ts'
 import type { Hex } from '../protocol/bytes.ts'
 import { allow } from './chainCall.ts'
 import { sendToEscrow } from './withdraw.ts'
@@ -91,10 +91,13 @@ export async function readBalance({
   }
 }
 
-/** Holds what settlements have paid and nobody has divided yet, for one provider and one publisher at one royalty. */
-export type Pot = { provider: Address; publisher: Address; royaltyBps: number; amount: bigint }
+/** Holds what settlements have paid and nobody has divided yet, for one runner and one publisher at one royalty; `provider` is the runner's. */
+export type Pot = { runner: Address; provider: Address; publisher: Address; royaltyBps: number; amount: bigint }
 
-/** Finds the pots that hold something, out of the escrow's events; those of one payee, or all. */
+/** Most pots divided in one transaction: some 40,000 gas each. */
+const potsAtOnce = 100
+
+/** Finds the pots that hold something, out of the contracts' events; those of one payee, or all. */
 export async function findPots({
   publicClient,
   contracts,
@@ -105,22 +108,33 @@ export async function findPots({
   payee: Address | null
 }): Promise<Pot[]> {
   const escrow = { address: contracts.escrow, abi: escrowAbi } as const
-  const events = await publicClient.getContractEvents({ ...escrow, eventName: 'Settled', fromBlock: 0n })
-  const found = new Map<string, Omit<Pot, 'amount'>>()
+  const registryAddress = await publicClient.readContract({ ...escrow, functionName: 'registry' })
+  const registry = { address: registryAddress, abi: runnerRegistryAbi } as const
+  const settled = (args: { runner?: Address[]; publisher?: Address }) =>
+    publicClient.getContractEvents({ ...escrow, eventName: 'Settled', args, fromBlock: 0n })
+  const ofProvider = async (provider: Address) => {
+    const event = { ...registry, eventName: 'RunnerRegistered', args: { provider }, fromBlock: 0n } as const
+    const runners = (await publicClient.getContractEvents(event)).flatMap(({ args }) => args.runner ?? [])
+    return runners.length > 0 ? settled({ runner: [...new Set(runners)] }) : []
+  }
+  const events = payee
+    ? (await Promise.all([settled({ publisher: payee }), ofProvider(payee)])).flat()
+    : await settled({})
+  const found = new Map<string, Pick<Pot, 'runner' | 'publisher' | 'royaltyBps'>>()
   for (const { args } of events) {
-    const { provider, publisher, royaltyBps } = args
-    if (!provider || !publisher || royaltyBps === undefined) continue
-    if (payee && ![provider, publisher].some((each) => each.toLowerCase() === payee.toLowerCase())) continue
-    found.set(`${provider} ${publisher} ${royaltyBps}`, { provider, publisher, royaltyBps })
+    const { runner, publisher, royaltyBps } = args
+    if (!runner || !publisher || royaltyBps === undefined) continue
+    found.set(`${runner} ${publisher} ${royaltyBps}`, { runner, publisher, royaltyBps })
   }
   const pots = await Promise.all(
     [...found.values()].map(async (pot) => {
-      const id = await publicClient.readContract({
-        ...escrow,
-        functionName: 'potId',
-        args: [pot.provider, pot.publisher, pot.royaltyBps],
-      })
-      return { ...pot, amount: await publicClient.readContract({ ...escrow, functionName: 'pots', args: [id] }) }
+      const args = [pot.runner, pot.publisher, pot.royaltyBps] as const
+      const id = await publicClient.readContract({ ...escrow, functionName: 'potId', args })
+      const [amount, [provider]] = await Promise.all([
+        publicClient.readContract({ ...escrow, functionName: 'pots', args: [id] }),
+        publicClient.readContract({ ...registry, functionName: 'providerAt', args: [pot.runner, 0n] }),
+      ])
+      return { ...pot, provider, amount }
     }),
   )
   return pots.filter(({ amount }) => amount > 0n)
@@ -143,14 +157,10 @@ export async function collectEarnings({
     const { status } = await publicClient.waitForTransactionReceipt({ hash })
     if (status !== 'success') throw new Error(`Transaction ${hash} reverted; try again.`)
   }
-  for (const { provider, publisher, royaltyBps } of await findPots({
-    publicClient,
-    contracts,
-    payee: account.address,
-  })) {
-    await send(
-      encodeFunctionData({ abi: escrowAbi, functionName: 'distribute', args: [provider, publisher, royaltyBps] }),
-    )
+  const pots = await findPots({ publicClient, contracts, payee: account.address })
+  for (let at = 0; at < pots.length; at += potsAtOnce) {
+    const some = pots.slice(at, at + potsAtOnce)
+    await send(encodeFunctionData({ abi: escrowAbi, functionName: 'distributeMany', args: [some] }))
   }
   const amount = await publicClient.readContract({ ...escrow, functionName: 'earnings', args: [account.address] })
   if (amount === 0n) return 0n

@@ -36,8 +36,8 @@ library Claims {
         bool signed;
         bytes32[] channels;
         uint256 scratch;
-        address provider;
-        // Attestations of the runner, as the escrow packs them: what it remembers, what it was told now, what of that it used.
+        // Attestations of the runner, as the escrow packs them: what a listing's pot remembers, what the registry told for all, and that
+        // again where the listing rests on it.
         uint256 remembered;
         uint256 told;
         uint256 learned;

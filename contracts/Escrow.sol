@@ -56,6 +56,23 @@ contract Escrow is Standings, IFollowsStandings {
         uint64 withdrawableAt;
     }
 
+    /// @dev One slot: what settlements have paid and nobody has divided yet, and the attestation of the runner that the last of them rested on,
+    ///      so that the next need not ask for it. The amount cannot reach the attestation: a deposit credits at most 120 bits, and 2^56 of them,
+    ///      each some ten thousand gas, will never be made.
+    struct Pot {
+        uint176 amount;
+        uint32 registeredAt;
+        uint32 validUntil;
+        uint16 workloadIndex;
+    }
+
+    /// @notice Names a pot: what settlements have paid for one runner and one publisher at one royalty.
+    struct PotName {
+        address runner;
+        address publisher;
+        uint16 royaltyBps;
+    }
+
     /// @notice Bounds what a key may spend of a buyer's deposit: in all, in one channel, until when, on which models.
     struct Mandate {
         uint128 cap;
@@ -72,6 +89,10 @@ contract Escrow is Standings, IFollowsStandings {
     uint256 private constant BPS = 10_000;
     uint256 private constant ERC1271_GAS = 100_000;
     uint256 private constant KEYED = 1 << 248;
+    uint256 private constant AMOUNT = type(uint176).max;
+    uint256 private constant REGISTERED_AT = 176;
+    uint256 private constant VALID_UNTIL = 208;
+    uint256 private constant WORKLOAD_INDEX = 240;
 
     IERC20 public immutable token;
     RunnerRegistry public immutable registry;
@@ -88,12 +109,9 @@ contract Escrow is Standings, IFollowsStandings {
     mapping(address buyer => Account) private accountOf;
     mapping(address payee => uint256) public earnings;
     mapping(bytes32 channel => uint256) private settledOf;
-    /// @notice What settlements have paid and nobody has divided yet, by `potId`.
-    mapping(bytes32 pot => uint256) public pots;
+    mapping(bytes32 pot => Pot) private potOf;
     mapping(address buyer => mapping(address key => Mandate)) public mandates;
     mapping(bytes32 grant => bool) private modelGranted;
-    /// @dev The attestation that a settlement of the runner last rested on: provider, from when, until when, workload, in the registry's order.
-    mapping(address runner => uint256) private remembered;
 
     event Deposited(address indexed from, address indexed buyer, uint256 amount);
     event DepositsPaused(bool paused);
@@ -103,10 +121,16 @@ contract Escrow is Standings, IFollowsStandings {
     event Authorized(address indexed buyer, address indexed key, uint128 cap, uint128 channelCap, uint64 expiresAt, bool anyModel);
     event Revoked(address indexed buyer, address indexed key);
     /// @notice Records the payments of one listing in one settlement. Each payment is 84 bytes: channel, buyer, amount, total settled.
-    event Settled(address indexed runner, address indexed provider, address indexed publisher, uint16 royaltyBps, bytes payments);
+    event Settled(address indexed runner, address indexed publisher, uint16 royaltyBps, bytes payments);
     event ClaimRefused(bytes32 indexed channel, Status status);
     event Distributed(
-        address indexed provider, address indexed publisher, uint256 toProvider, uint256 toPublisher, uint256 toTreasury
+        address indexed runner,
+        address indexed provider,
+        address indexed publisher,
+        uint16 royaltyBps,
+        uint256 toProvider,
+        uint256 toPublisher,
+        uint256 toTreasury
     );
 
     error FeeTooHigh(uint16 feeBps);
@@ -277,12 +301,17 @@ contract Escrow is Standings, IFollowsStandings {
         return uint128(settledOf[channel]);
     }
 
-    /// @notice Names the pot that a provider and a publisher share at one royalty.
-    function potId(address provider, address publisher, uint16 royaltyBps) public pure returns (bytes32 pot) {
-        // keccak256(abi.encode(provider, publisher, royaltyBps)), without making room for it and naming its length: 180 gas less.
+    /// @notice Shows what settlements have paid and nobody has divided yet, by `potId`.
+    function pots(bytes32 pot) external view returns (uint256) {
+        return potOf[pot].amount;
+    }
+
+    /// @notice Names the pot of a runner and a publisher at one royalty.
+    function potId(address runner, address publisher, uint16 royaltyBps) public pure returns (bytes32 pot) {
+        // keccak256(abi.encode(runner, publisher, royaltyBps)), without making room for it and naming its length: 180 gas less.
         assembly ("memory-safe") {
             let at := mload(0x40)
-            mstore(at, shr(96, shl(96, provider)))
+            mstore(at, shr(96, shl(96, runner)))
             mstore(add(at, 0x20), shr(96, shl(96, publisher)))
             mstore(add(at, 0x40), and(royaltyBps, 0xffff))
             pot := keccak256(at, 0x60)
@@ -300,18 +329,32 @@ contract Escrow is Standings, IFollowsStandings {
         toProvider = amount - toPublisher - toTreasury;
     }
 
-    /// @notice Divides what settlements have paid into the pot of a provider and a publisher. Anyone may, at any time.
+    /// @notice Divides what settlements have paid into the pot of a runner and a publisher. Anyone may, at any time.
     /// @dev A settlement writes one pot instead of three balances: a third of what it would cost, paid back once in many.
-    function distribute(address provider, address publisher, uint16 royaltyBps) external {
-        bytes32 pot = potId(provider, publisher, royaltyBps);
-        uint256 amount = pots[pot];
-        require(amount > 0, NothingToWithdraw());
-        pots[pot] = 0;
+    function distribute(address runner, address publisher, uint16 royaltyBps) external {
+        require(share(runner, publisher, royaltyBps), NothingToWithdraw());
+    }
+
+    /// @notice Divides several pots. Those that hold nothing are passed over, so that nobody can stop the others by dividing one before.
+    function distributeMany(PotName[] calldata names) external {
+        for (uint256 i = 0; i < names.length; i++) {
+            share(names[i].runner, names[i].publisher, names[i].royaltyBps);
+        }
+    }
+
+    function share(address runner, address publisher, uint16 royaltyBps) private returns (bool) {
+        Pot storage pot = potOf[potId(runner, publisher, royaltyBps)];
+        uint256 amount = pot.amount;
+        if (amount == 0) return false;
+        pot.amount = 0;
         (uint256 toProvider, uint256 toPublisher, uint256 toTreasury) = divide(amount, royaltyBps);
+        // One runner has one provider for ever, and had it when it earned this.
+        (address provider,,,,,) = registry.runners(runner);
         earnings[provider] += toProvider;
         if (toPublisher > 0) earnings[publisher] += toPublisher;
         if (toTreasury > 0) earnings[treasury] += toTreasury;
-        emit Distributed(provider, publisher, toProvider, toPublisher, toTreasury);
+        emit Distributed(runner, provider, publisher, royaltyBps, toProvider, toPublisher, toTreasury);
+        return true;
     }
 
     // Mandates
@@ -362,7 +405,7 @@ contract Escrow is Standings, IFollowsStandings {
     /// @dev Its name has the lowest selector of all here, and so is compared first: 800 gas less than the last.
     function settleChannels(bytes calldata packed) external returns (Status[] memory statuses) {
         Claims.Batch memory batch;
-        (uint256 count, uint256 listings, Listing listing) = begin(batch, packed);
+        (uint256 count, uint256 listings, Listing listing) = batch.open(packed, domainSeparator, feeBps);
         statuses = newStatuses(count);
         uint256 next = 0;
         unchecked {
@@ -370,20 +413,9 @@ contract Escrow is Standings, IFollowsStandings {
                 (listing, next) = settleListing(batch, listing, statuses, next);
             }
         }
-        if (batch.learned != 0) remembered[batch.runner] = batch.learned;
         assembly ("memory-safe") {
             return(sub(statuses, 0x20), add(shl(5, mload(statuses)), 0x40))
         }
-    }
-
-    function begin(Claims.Batch memory batch, bytes calldata packed)
-        private
-        view
-        returns (uint256 count, uint256 listings, Listing first)
-    {
-        (count, listings, first) = batch.open(packed, domainSeparator, feeBps);
-        batch.remembered = standingOnly(remembered[batch.runner]);
-        batch.provider = address(uint160(batch.remembered));
     }
 
     /// @dev Statuses lie in memory as they are returned, and are neither cleared nor checked nor copied: 700 gas less for one claim, 200 for
@@ -409,6 +441,7 @@ contract Escrow is Standings, IFollowsStandings {
         returns (Listing, uint256)
     {
         uint256 size = listing.size();
+        (Pot storage pot, uint256 held) = recall(batch, listing);
         bytes memory payments = Claims.newPayments(size);
         Claim claim = listing.firstOf();
         uint256 sum = 0;
@@ -434,25 +467,32 @@ contract Escrow is Standings, IFollowsStandings {
             }
         }
         if (sum > 0) {
-            (address publisher, uint16 royaltyBps) = (listing.publisher(), listing.royaltyBps());
-            // The pots hold what deposits have lost, which the token's supply bounds.
             unchecked {
-                pots[potId(batch.provider, publisher, royaltyBps)] += sum;
+                store(pot, (batch.learned == 0 ? held : held & AMOUNT | batch.learned) + sum);
             }
-            emit Settled(batch.runner, batch.provider, publisher, royaltyBps, payments);
+            emit Settled(batch.runner, listing.publisher(), listing.royaltyBps(), payments);
         }
         return (Listing.wrap(Claim.unwrap(claim)), next);
+    }
+
+    /// @dev Reads a listing's pot, and what it remembers of the runner where that still stands. What calls in between see and do changes
+    ///      nothing in it: they cannot write.
+    function recall(Claims.Batch memory batch, Listing listing) private view returns (Pot storage pot, uint256 held) {
+        pot = potOf[potId(batch.runner, listing.publisher(), listing.royaltyBps())];
+        held = load(pot);
+        (batch.remembered, batch.learned) = (standingOnly(held), 0);
     }
 
     /// @notice Tells how claims would end and what each would be paid, whoever signed the batch: the same code path as settling.
     /// @dev Each claim is judged by itself, so two that draw on one deposit may both be promised what only one can get.
     function preview(bytes calldata packed) external view returns (Status[] memory statuses, uint128[] memory amounts) {
         Claims.Batch memory batch;
-        (uint256 count, uint256 listings, Listing listing) = begin(batch, packed);
+        (uint256 count, uint256 listings, Listing listing) = batch.open(packed, domainSeparator, feeBps);
         statuses = new Status[](count);
         amounts = new uint128[](count);
         uint256 next = 0;
         for (uint256 i = listings; i > 0; i--) {
+            recall(batch, listing);
             Claim claim = listing.firstOf();
             for (uint256 end = next + listing.size(); next < end; next++) {
                 (statuses[next], amounts[next],,,) = judge(batch, listing, claim, batch.channelAt(next), true);
@@ -517,25 +557,27 @@ contract Escrow is Standings, IFollowsStandings {
         if (covers(batch.remembered, finishedAt)) return true;
         if (!batch.asked) (batch.asked, batch.told) = (true, standingOnly(ask(batch.runner)));
         if (!covers(batch.told, finishedAt)) return false;
-        // One runner has one provider for ever.
-        (batch.learned, batch.provider) = (batch.told, address(uint160(batch.told)));
+        batch.learned = batch.told;
         return true;
     }
 
+    /// @dev Gives an attestation as pots keep it. A runner that names no provider has nobody to be paid, and may name another yet.
     function ask(address runner) private view returns (uint256 attestation) {
         (address provider, uint32 registeredAt, uint32 validUntil, uint16 workloadIndex,,) = registry.runners(runner);
-        attestation = uint256(uint160(provider)) | uint256(registeredAt) << 160 | uint256(validUntil) << 192
-            | uint256(workloadIndex) << 224;
+        if (provider == address(0)) return 0;
+        attestation = uint256(registeredAt) << REGISTERED_AT | uint256(validUntil) << VALID_UNTIL
+            | uint256(workloadIndex) << WORKLOAD_INDEX;
     }
 
-    /// @dev Takes an attestation for none where its workload was stopped or all of its time were ended.
-    function standingOnly(uint256 attestation) private view returns (uint256) {
-        return attestation != 0 && stands(uint32(attestation >> 160), uint16(attestation >> 224)) ? attestation : 0;
+    /// @dev Gives an attestation, or zero where its workload was stopped or all of its time were ended. No attestation began at zero.
+    function standingOnly(uint256 held) private view returns (uint256) {
+        return stands(uint32(held >> REGISTERED_AT), uint16(held >> WORKLOAD_INDEX)) ? held & ~AMOUNT : 0;
     }
 
     function covers(uint256 attestation, uint256 finishedAt) private view returns (bool) {
         unchecked {
-            return attestation != 0 && finishedAt + clockSkew >= uint32(attestation >> 160) && finishedAt <= uint32(attestation >> 192);
+            return attestation != 0 && finishedAt + clockSkew >= uint32(attestation >> REGISTERED_AT)
+                && finishedAt <= uint32(attestation >> VALID_UNTIL);
         }
     }
 
@@ -563,7 +605,7 @@ contract Escrow is Standings, IFollowsStandings {
         return buyer.code.length == 23 && bytes3(buyer.code) == 0xEF0100;
     }
 
-    /// @dev The slot that settling touches is read and written whole: member by member the compiler reads and writes it twice.
+    /// @dev The slots that settling touches are read and written whole: member by member the compiler reads and writes them twice.
     function load(Account storage account) private view returns (uint256 slot) {
         assembly ("memory-safe") {
             slot := sload(account.slot)
@@ -573,6 +615,18 @@ contract Escrow is Standings, IFollowsStandings {
     function store(Account storage account, uint256 slot) private {
         assembly ("memory-safe") {
             sstore(account.slot, slot)
+        }
+    }
+
+    function load(Pot storage pot) private view returns (uint256 slot) {
+        assembly ("memory-safe") {
+            slot := sload(pot.slot)
+        }
+    }
+
+    function store(Pot storage pot, uint256 slot) private {
+        assembly ("memory-safe") {
+            sstore(pot.slot, slot)
         }
     }
 }

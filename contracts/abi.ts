@@ -239,6 +239,12 @@ export const escrowAbi = [
       {
         "indexed": true,
         "internalType": "address",
+        "name": "runner",
+        "type": "address"
+      },
+      {
+        "indexed": true,
+        "internalType": "address",
         "name": "provider",
         "type": "address"
       },
@@ -247,6 +253,12 @@ export const escrowAbi = [
         "internalType": "address",
         "name": "publisher",
         "type": "address"
+      },
+      {
+        "indexed": false,
+        "internalType": "uint16",
+        "name": "royaltyBps",
+        "type": "uint16"
       },
       {
         "indexed": false,
@@ -321,12 +333,6 @@ export const escrowAbi = [
         "indexed": true,
         "internalType": "address",
         "name": "runner",
-        "type": "address"
-      },
-      {
-        "indexed": true,
-        "internalType": "address",
-        "name": "provider",
         "type": "address"
       },
       {
@@ -599,7 +605,7 @@ export const escrowAbi = [
     "inputs": [
       {
         "internalType": "address",
-        "name": "provider",
+        "name": "runner",
         "type": "address"
       },
       {
@@ -614,6 +620,36 @@ export const escrowAbi = [
       }
     ],
     "name": "distribute",
+    "outputs": [],
+    "stateMutability": "nonpayable",
+    "type": "function"
+  },
+  {
+    "inputs": [
+      {
+        "components": [
+          {
+            "internalType": "address",
+            "name": "runner",
+            "type": "address"
+          },
+          {
+            "internalType": "address",
+            "name": "publisher",
+            "type": "address"
+          },
+          {
+            "internalType": "uint16",
+            "name": "royaltyBps",
+            "type": "uint16"
+          }
+        ],
+        "internalType": "struct Escrow.PotName[]",
+        "name": "names",
+        "type": "tuple[]"
+      }
+    ],
+    "name": "distributeMany",
     "outputs": [],
     "stateMutability": "nonpayable",
     "type": "function"
@@ -873,7 +909,7 @@ export const escrowAbi = [
     "inputs": [
       {
         "internalType": "address",
-        "name": "provider",
+        "name": "runner",
         "type": "address"
       },
       {

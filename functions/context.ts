@@ -7,8 +7,8 @@ import type { Directory } from './match/directory.ts'
 import type { AccountNamespace, MailboxNamespace, R2Bucket } from './platform.ts'
 import type { Database } from './store/database.ts'
 
-/** Names a pot of the escrow: what settlements have paid for one provider and one publisher at one royalty. */
-export type PotKey = { provider: Hex; publisher: Hex; royaltyBps: number }
+/** Names a pot of the escrow: what settlements have paid for one runner and one publisher at one royalty. */
+export type PotKey = { runner: Hex; publisher: Hex; royaltyBps: number }
 
 /** Asks the chain's registry about a runner. Throws when the chain does not answer. */
 export type RegistryReader = {

@@ -46,8 +46,8 @@ function registryOf(settings: Settings): RegistryReader {
       const [earnings, slashes, ...amounts] = await Promise.all([
         chain.readContract({ ...escrow, functionName: 'earnings', args: [payee] }),
         STAKE ? chain.readContract({ address: STAKE, abi: stakeAbi, functionName: 'owed', args: [payee] }) : 0n,
-        ...pots.map(async ({ provider, publisher, royaltyBps }) => {
-          const args = [provider, publisher, royaltyBps] as const
+        ...pots.map(async ({ runner, publisher, royaltyBps }) => {
+          const args = [runner, publisher, royaltyBps] as const
           const id = await chain.readContract({ ...escrow, functionName: 'potId', args })
           return chain.readContract({ ...escrow, functionName: 'pots', args: [id] })
         }),

@@ -91,7 +91,7 @@ contract BuyersTest is EscrowSetup {
 
     function test_wallet_paysWhatItVouchesFor() public {
         assertStatus(settleBy(abi.encode(YES), false, false), Escrow.Status.Settled);
-        assertEq(escrow.pots(escrow.potId(PROVIDER, PUBLISHER, 1_000)), 100);
+        assertEq(escrow.pots(escrow.potId(vm.addr(RUNNER), PUBLISHER, 1_000)), 100);
     }
 
     function test_wallet_isAskedForTheVouchersDigestWithTheSignatureSent() public {

@@ -103,7 +103,7 @@ abstract contract EscrowSetup is Test {
     }
 
     function distribute(uint16 royaltyBps) internal {
-        if (escrow.pots(escrow.potId(PROVIDER, PUBLISHER, royaltyBps)) > 0) escrow.distribute(PROVIDER, PUBLISHER, royaltyBps);
+        if (escrow.pots(escrow.potId(vm.addr(RUNNER), PUBLISHER, royaltyBps)) > 0) escrow.distribute(vm.addr(RUNNER), PUBLISHER, royaltyBps);
     }
 
     function balanceOfBuyer() internal view returns (uint128 balance) {
@@ -195,7 +195,7 @@ contract EscrowHandler is EscrowSetup {
     }
 
     function books() external view returns (uint256) {
-        return balanceOfBuyer() + escrow.pots(escrow.potId(PROVIDER, PUBLISHER, 1_000)) + escrow.earnings(PROVIDER) + escrow.earnings(PUBLISHER) + escrow.earnings(TREASURY);
+        return balanceOfBuyer() + escrow.pots(escrow.potId(vm.addr(RUNNER), PUBLISHER, 1_000)) + escrow.earnings(PROVIDER) + escrow.earnings(PUBLISHER) + escrow.earnings(TREASURY);
     }
 }
 

@@ -135,7 +135,7 @@ contract MarketHandler is EscrowSetup {
             (uint128 balance,,) = escrow.accounts(vm.addr(buyers[i]));
             sum += balance;
         }
-        sum += escrow.pots(escrow.potId(PROVIDER, PUBLISHER, 1_000));
+        sum += escrow.pots(escrow.potId(vm.addr(RUNNER), PUBLISHER, 1_000));
         sum += escrow.earnings(PROVIDER) + escrow.earnings(PUBLISHER) + escrow.earnings(TREASURY);
     }
 

@@ -11,15 +11,26 @@ import { readPayments } from './ledger.ts'
 /** Most pots looked into for one payee; of one with more, what they hold is not known here. */
 const maxPots = 256
 
-/** Finds the pots an address has a share in, as provider or publisher, as far as the chain is indexed; null where there are too many to look into, or nobody can say. */
-async function potsOf({ database }: Context, address: Hex): Promise<PotKey[] | null> {
-  const named = (member: string) => sql`${chainEvents.args}->>${sql.raw(`'${member}'`)}`
+/** Orders events as the chain does. */
+const place = sql<string>`${chainEvents.block} * 100000 + ${chainEvents.logIndex}`
+
+/** Names a member of an event's arguments. */
+const member = (name: string) => sql`${chainEvents.args}->>${sql.raw(`'${name}'`)}`
+
+/** Holds a pot and its runner's provider, where that runner registered here. */
+type FoundPot = PotKey & { provider: Hex | null }
+
+/** Finds the pots that hold something an address has a share in, as publisher or as provider of a runner registered here, as far as the chain is indexed; null where there are too many to look into, or nobody can say. */
+async function potsOf({ database }: Context, address: Hex): Promise<FoundPot[] | null> {
+  const last = (name: string) => sql`max(${place}) FILTER (WHERE ${chainEvents.name} = ${name})`
   try {
     const { rows } = await query(() =>
-      database.execute<{ provider: Hex; publisher: Hex; royalty: string }>(sql`
-        SELECT DISTINCT ${named('provider')} AS provider, ${named('publisher')} AS publisher, ${named('royaltyBps')} AS royalty
-        FROM ${chainEvents} WHERE ${chainEvents.name} = 'Settled'
-          AND (${named('provider')} = ${address} OR ${named('publisher')} = ${address})
+      database.execute<{ runner: Hex; publisher: Hex; royalty: string; provider: Hex | null }>(sql`
+        SELECT ${member('runner')} AS runner, ${member('publisher')} AS publisher, ${member('royaltyBps')} AS royalty, ${runners.provider} AS provider
+        FROM ${chainEvents} LEFT JOIN ${runners} ON ${runners.signer} = ${member('runner')}
+        WHERE ${chainEvents.name} IN ('Settled', 'Distributed') AND (${member('publisher')} = ${address}
+          OR ${member('runner')} = ANY(ARRAY(SELECT signer FROM ${runners} WHERE provider = ${address})))
+        GROUP BY 1, 2, 3, 4 HAVING ${last('Settled')} > coalesce(${last('Distributed')}, -1)
         LIMIT ${maxPots + 1}`),
     )
     if (rows.length > maxPots) return null
@@ -31,7 +42,7 @@ async function potsOf({ database }: Context, address: Hex): Promise<PotKey[] | n
 }
 
 /** Adds up an address's shares of pots as the escrow will divide them: one address can be provider and publisher at once. */
-function shareOf(address: Hex, pots: readonly PotKey[], amounts: readonly bigint[], feeBps: number): bigint {
+function shareOf(address: Hex, pots: readonly FoundPot[], amounts: readonly bigint[], feeBps: number): bigint {
   return pots.reduce((total, { provider, publisher, royaltyBps }, at) => {
     const split = splitAmount({ royaltyBps, feeBps }, amounts[at]!)
     return total + (provider === address ? split.provider : 0n) + (publisher === address ? split.publisher : 0n)
@@ -104,13 +115,19 @@ export async function listPayments(
 ) {
   // A payment is 84 bytes of one event; the buyer's address stands in it after the channel.
   const named = sql`position(${address.slice(2)} in ${chainEvents.args}->>'payments') > 0`
-  const place = sql<string>`${chainEvents.block} * 100000 + ${chainEvents.logIndex}`
   const older = cursor === undefined ? sql`true` : sql`${place} < ${cursor}`
   const [rows, [indexed]] = await Promise.all([
     query(() =>
       database
-        .select({ place, block: chainEvents.block, transaction: chainEvents.transaction, args: chainEvents.args })
+        .select({
+          place,
+          block: chainEvents.block,
+          transaction: chainEvents.transaction,
+          args: chainEvents.args,
+          provider: runners.provider,
+        })
         .from(chainEvents)
+        .leftJoin(runners, sql`${runners.signer} = ${member('runner')}`)
         .where(sql`${eq(chainEvents.name, 'Settled')} and ${named} and ${older}`)
         .orderBy(desc(chainEvents.block), desc(chainEvents.logIndex))
         .limit(limit + 1),
@@ -120,7 +137,7 @@ export async function listPayments(
   const page = rows.slice(0, limit)
   return {
     indexedTo: indexed?.block ?? 0,
-    payments: page.flatMap(({ block, transaction, args }) =>
+    payments: page.flatMap(({ block, transaction, args, provider }) =>
       readPayments(args.payments!)
         .filter(({ buyer }) => buyer === address)
         .map(({ channel, amount, settledTotal }) => ({
@@ -128,7 +145,8 @@ export async function listPayments(
           transaction,
           channel,
           runner: args.runner,
-          provider: args.provider,
+          /** Null where the runner registered elsewhere. */
+          provider,
           amount: String(amount),
           settledTotal: String(settledTotal),
         })),

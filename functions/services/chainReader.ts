@@ -52,8 +52,8 @@ export function booksReader(
     settled: (channel, block) => client.readContract({ ...at(block), functionName: 'settled', args: [channel] }),
     earnings: (payee, block) => client.readContract({ ...at(block), functionName: 'earnings', args: [payee] }),
     async pot(name, block) {
-      const [provider, publisher, royaltyBps] = name.split(' ') as [Hex, Hex, string]
-      const args = [provider, publisher, Number(royaltyBps)] as const
+      const [runner, publisher, royaltyBps] = name.split(' ') as [Hex, Hex, string]
+      const args = [runner, publisher, Number(royaltyBps)] as const
       const id = await client.readContract({ ...at(block), functionName: 'potId', args })
       return client.readContract({ ...at(block), functionName: 'pots', args: [id] })
     },

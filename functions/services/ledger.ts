@@ -6,7 +6,7 @@ import { chainEvents } from '../store/schema.ts'
 /** Holds one payment out of a `Settled` event. */
 export type Payment = { channel: Hex; buyer: Hex; amount: bigint; settledTotal: bigint }
 
-/** Holds the contracts' books as their events tell them: deposits by buyer, pots by provider, publisher and royalty, earnings by payee, totals by channel, stakes by runner, and what slashes owe in all. Which buyer a slash owes is not in its event. */
+/** Holds the contracts' books as their events tell them: deposits by buyer, pots by runner, publisher and royalty, earnings by payee, totals by channel, stakes by runner, and what slashes owe in all. Which buyer a slash owes is not in its event. */
 export type Ledger = {
   deposits: Map<Hex, bigint>
   pots: Map<string, bigint>
@@ -30,8 +30,8 @@ export function readPayments(payments: string): Payment[] {
 }
 
 /** Names a pot as the ledger does. */
-export const potName = (provider: string, publisher: string, royaltyBps: string | number): string =>
-  `${provider} ${publisher} ${royaltyBps}`
+export const potName = (runner: string, publisher: string, royaltyBps: string | number): string =>
+  `${runner} ${publisher} ${royaltyBps}`
 
 function add<K>(book: Map<K, bigint>, key: K, amount: bigint): void {
   const sum = (book.get(key) ?? 0n) + amount
@@ -42,16 +42,27 @@ function add<K>(book: Map<K, bigint>, key: K, amount: bigint): void {
 const postings: Record<string, (ledger: Ledger, args: Record<string, string>, treasury: Hex) => void> = {
   Deposited: ({ deposits }, { buyer, amount }) => add(deposits, buyer as Hex, BigInt(amount!)),
   Withdrawn: ({ deposits }, { buyer, amount }) => add(deposits, buyer as Hex, -BigInt(amount!)),
-  Settled({ deposits, pots, settled }, { provider, publisher, royaltyBps, payments }) {
+  Settled({ deposits, pots, settled }, { runner, publisher, royaltyBps, payments }) {
     for (const { channel, buyer, amount, settledTotal } of readPayments(payments!)) {
       add(deposits, buyer, -amount)
-      add(pots, potName(provider!, publisher!, royaltyBps!), amount)
+      add(pots, potName(runner!, publisher!, royaltyBps!), amount)
       add(settled, channel, amount)
       if (settled.get(channel) !== settledTotal)
         throw new EncodingError(
           `Channel ${channel} was paid ${settledTotal} in all, its events add up to ${settled.get(channel)}.`,
         )
     }
+  },
+  Distributed({ pots, earnings }, args, treasury) {
+    const pot = potName(args.runner!, args.publisher!, args.royaltyBps!)
+    const [toProvider, toPublisher, toTreasury] = [args.toProvider!, args.toPublisher!, args.toTreasury!].map(BigInt)
+    const whole = toProvider! + toPublisher! + toTreasury!
+    if (pots.get(pot) !== whole)
+      throw new EncodingError(`Of pot ${pot} ${whole} was divided, its events add up to ${pots.get(pot) ?? 0n}.`)
+    pots.set(pot, 0n)
+    add(earnings, args.provider as Hex, toProvider!)
+    add(earnings, args.publisher as Hex, toPublisher!)
+    add(earnings, treasury, toTreasury!)
   },
   EarningsWithdrawn: ({ earnings }, { payee, amount }) => add(earnings, payee as Hex, -BigInt(amount!)),
   Staked: ({ stakes }, { runner, amount }) => add(stakes, runner as Hex, BigInt(amount!)),
@@ -69,25 +80,6 @@ const postings: Record<string, (ledger: Ledger, args: Record<string, string>, tr
   },
 }
 
-/** Divides a pot as the event says. The event does not name the royalty, so the pot is the one of these two whose amount was divided. */
-function distribute(ledger: Ledger, args: Record<string, string>, treasury: Hex): void {
-  const { provider, publisher } = args
-  const [toProvider, toPublisher, toTreasury] = [args.toProvider!, args.toPublisher!, args.toTreasury!].map(BigInt) as [
-    bigint,
-    bigint,
-    bigint,
-  ]
-  const whole = toProvider + toPublisher + toTreasury
-  const prefix = `${provider} ${publisher} `
-  const pot = [...ledger.pots].find(([name, amount]) => name.startsWith(prefix) && amount === whole)
-  if (!pot)
-    throw new EncodingError(`A pot of ${provider} and ${publisher} was divided that no event filled with ${whole}.`)
-  ledger.pots.set(pot[0], 0n)
-  add(ledger.earnings, provider as Hex, toProvider)
-  add(ledger.earnings, publisher as Hex, toPublisher)
-  add(ledger.earnings, treasury, toTreasury)
-}
-
 /** Adds up events, in the order of the chain. Throws EncodingError where they contradict themselves. */
 export function addUp(events: readonly Event[], treasury: Hex): Ledger {
   const ledger: Ledger = {
@@ -99,8 +91,7 @@ export function addUp(events: readonly Event[], treasury: Hex): Ledger {
     slashesOwed: 0n,
   }
   for (const { name, args } of events) {
-    if (name === 'Distributed') distribute(ledger, args, treasury)
-    else postings[name]?.(ledger, args, treasury)
+    postings[name]?.(ledger, args, treasury)
   }
   return ledger
 }

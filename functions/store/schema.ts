@@ -1,5 +1,6 @@
 import { sql } from 'drizzle-orm'
 import {
+  type AnyPgColumn,
   bigint,
   boolean,
   index,
@@ -118,6 +119,8 @@ export const chainCheckpoints = pgTable('chain_checkpoints', {
   hash: text('hash').notNull(),
 })
 
+const inPots = (name: AnyPgColumn) => sql`${name} IN ('Settled', 'Distributed')`
+
 /** Events of the escrow and of the stakes, exactly as the chain has them, one row each. */
 export const chainEvents = pgTable(
   'chain_events',
@@ -135,8 +138,8 @@ export const chainEvents = pgTable(
     index('chain_events_by_channel').on(sql`(${table.args}->>'channel')`, table.block),
     index('chain_events_by_buyer').on(sql`(${table.args}->>'buyer')`, table.block),
     index('chain_events_by_staked').on(sql`(${table.args}->>'runner')`).where(sql`${table.contract} = 'stake'`),
-    index('chain_events_by_provider').on(sql`(${table.args}->>'provider')`).where(sql`${table.name} = 'Settled'`),
-    index('chain_events_by_publisher').on(sql`(${table.args}->>'publisher')`).where(sql`${table.name} = 'Settled'`),
+    index('chain_events_by_pot_runner').on(sql`(${table.args}->>'runner')`).where(inPots(table.name)),
+    index('chain_events_by_pot_publisher').on(sql`(${table.args}->>'publisher')`).where(inPots(table.name)),
   ],
 )
 

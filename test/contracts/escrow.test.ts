@@ -43,11 +43,7 @@ describe('Escrow', () => {
     await it?.chain.stop()
   })
   const share = async (party: string, royaltyBps = 1_000) => {
-    const pot = await it.read<`0x${string}`>('potId', [
-      signerOf('provider').address,
-      signerOf('publisher').address,
-      royaltyBps,
-    ])
+    const pot = await it.read<`0x${string}`>('potId', [runner.address, signerOf('publisher').address, royaltyBps])
     const parts = await it.read<readonly bigint[]>('divide', [await it.read<bigint>('pots', [pot]), royaltyBps])
     return parts[['provider', 'publisher', 'treasury'].indexOf(party)] ?? 0n
   }
@@ -59,7 +55,7 @@ describe('Escrow', () => {
       address: it.contracts.escrow,
       abi: escrowAbi,
       functionName: 'distribute',
-      args: [signerOf('provider').address, signerOf('publisher').address, 1_000],
+      args: [runner.address, signerOf('publisher').address, 1_000],
     })
   const deposit = async () =>
     (await it.read<readonly [bigint, bigint, bigint]>('accounts', [signerOf('buyer').address]))[0]

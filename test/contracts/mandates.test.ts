@@ -175,9 +175,7 @@ describe('packed claims', () => {
     expect(ordered.map(({ claim }) => claim.terms.royaltyBps)).toEqual([1_000, 1_000, 2_000])
     expect((await it.settle(runner, ordered)).statuses).toEqual([0, 0, 0])
     const pot = async (royaltyBps: number) =>
-      it.read<bigint>('pots', [
-        await it.read('potId', [signerOf('provider').address, signerOf('publisher').address, royaltyBps]),
-      ])
+      it.read<bigint>('pots', [await it.read('potId', [runner.address, signerOf('publisher').address, royaltyBps])])
     expect([await pot(1_000), await pot(2_000)]).toEqual([200n, 100n])
   })
 
@@ -206,7 +204,7 @@ describe('the guardian', () => {
     await it.testClient.increaseTime({ seconds: 61 })
     await it.testClient.mine({ blocks: 1 })
     await it.send('buyer', call('withdraw', []))
-    await it.send('buyer', call('distribute', [signerOf('provider').address, signerOf('publisher').address, 1_000]))
+    await it.send('buyer', call('distribute', [runner.address, signerOf('publisher').address, 1_000]))
     await it.send('provider', call('withdrawEarnings', [signerOf('provider').address]))
     await it.send('deployer', call('pauseDeposits', [false]))
     await it.fund('buyer', 10n)

@@ -49,14 +49,9 @@ describe('a runner that vanished with its disk', () => {
   const pot = async () => {
     const { publicClient } = marketplace.chain
     const escrow = { address: marketplace.contracts.escrow, abi: escrowAbi } as const
-    const [provider, publisher] = ['provider', 'publisher'].map(
-      (name) => privateKeyToAccount(developmentKey(name)).address,
-    )
-    const id = await publicClient.readContract({
-      ...escrow,
-      functionName: 'potId',
-      args: [provider!, publisher!, 1_000],
-    })
+    const publisher = privateKeyToAccount(developmentKey('publisher')).address
+    const args = [runner.signer, publisher, 1_000] as const
+    const id = await publicClient.readContract({ ...escrow, functionName: 'potId', args })
     return publicClient.readContract({ ...escrow, functionName: 'pots', args: [id] })
   }
 

@@ -7,7 +7,7 @@ import { booksReader } from '../../functions/services/chainReader.ts'
 import { addUp, readPayments } from '../../functions/services/ledger.ts'
 import { reconcile } from '../../functions/services/reconcile.ts'
 import type { Database } from '../../functions/store/database.ts'
-import { chainEvents, drifts, journalTotals, receipts } from '../../functions/store/schema.ts'
+import { chainEvents, drifts, journalTotals, receipts, runners } from '../../functions/store/schema.ts'
 import type { Hex } from '../../protocol/bytes.ts'
 import { receiptToJson } from '../../protocol/receipt.ts'
 import { openContracts, signerOf } from '../contracts/setup.ts'
@@ -57,7 +57,7 @@ describe('reconcile', () => {
     const other = await it.claim(await it.terms(runner, { royaltyBps: 0 }), { cumulative: 50n, voucher: 50n })
     await it.settle(runner, [made])
     await it.settle(runner, [other])
-    await it.send('buyer', escrow('distribute', [signerOf('provider').address, signerOf('publisher').address, 1_000]))
+    await it.send('buyer', escrow('distribute', [runner.address, signerOf('publisher').address, 1_000]))
     await it.send('provider', escrow('withdrawEarnings', [signerOf('provider').address]))
     await it.settle(runner, [await it.claim(made.claim.terms, { cumulative: 800n, voucher: 900n })])
     await index()
@@ -108,6 +108,43 @@ describe('reconcile', () => {
     expect([...first.payments, ...rest.payments]).toEqual(all.payments)
     expect(rest.nextCursor).toBeNull()
     expect((await listPayments(context, signerOf('stranger').address, { limit: 10 })).payments).toEqual([])
+  })
+
+  test('behavior: of pots those that hold something count, a provider for the runners registered here', async () => {
+    const asked: (readonly PotKey[])[] = []
+    const payeeOf = async (_: Hex, pots: readonly PotKey[]) => {
+      asked.push(pots)
+      return { earnings: 0n, slashes: 0n, pots: pots.map(({ royaltyBps }) => (royaltyBps === 0 ? 50n : 100n)) }
+    }
+    const accountOf = async () => ({ balance: 0n, requested: 0n, withdrawableAt: 0n })
+    const context = { database, registry: { accountOf, payeeOf }, account: null, settings: { FEE_BPS: 100 } }
+    const undivided = async (party: string) =>
+      (await getAccount(context as unknown as Context, signerOf(party).address)).earnings.undivided
+    expect(await undivided('publisher')).toBe('10')
+    expect(asked[0]?.map(({ royaltyBps }) => royaltyBps).sort()).toEqual([0, 1_000])
+    expect(await undivided('provider')).toBe('0')
+    const json = {}
+    await database.insert(runners).values({
+      signer: runner.address,
+      provider: signerOf('provider').address,
+      hpkeKey: '0x',
+      statement: '0x',
+      evidence: json,
+      collateral: json,
+      registration: json,
+      verdict: json,
+      evidenceDigest: '0x',
+      verifiedAt: clock,
+      validUntil: clock,
+    })
+    expect(await undivided('provider')).toBe('139')
+    const paid = await listPayments(context as unknown as Context, signerOf('buyer').address, { limit: 1 })
+    expect(paid.payments[0]).toMatchObject({ runner: runner.address, provider: signerOf('provider').address })
+    await it.send('buyer', escrow('distribute', [runner.address, signerOf('publisher').address, 0]))
+    await index()
+    expect(await undivided('provider')).toBe('89')
+    expect(asked.at(-1)).toMatchObject([{ runner: runner.address, royaltyBps: 1_000 }])
+    expect(await compare()).toEqual([])
   })
 
   test('behavior: what was asked back is not available, and a chain that does not answer is said', async () => {
@@ -241,7 +278,8 @@ describe('the ledger', () => {
   test('refusal: more withdrawn than deposited, a pot divided that nobody filled', () => {
     const buyer = `0x${'01'.repeat(20)}`
     expect(() => addUp([{ name: 'Withdrawn', args: { buyer, amount: '1' } }], treasury)).toThrow('more from')
-    const args = { provider: buyer, publisher: buyer, toProvider: '1', toPublisher: '1', toTreasury: '0' }
+    const pot = { runner: buyer, publisher: buyer, royaltyBps: '100' }
+    const args = { ...pot, provider: buyer, toProvider: '1', toPublisher: '1', toTreasury: '0' }
     expect(() => addUp([{ name: 'Distributed', args }], treasury)).toThrow('was divided')
   })
 })

@@ -1,22 +1,12 @@
 import { Loads } from '../functions/match/loads.ts'
 import type { Candidate, Requirements } from '../functions/match/requirements.ts'
 import { Snapshot } from '../functions/match/snapshot.ts'
+import { fractionsFrom } from '../test/fixtures/random.ts'
 import type { Row } from './main.ts'
 
 const runners = 100_000
 const regions = ['eu-west', 'eu-north', 'us-east', 'us-west', 'ap-south']
 const now = 1_800_000_000
-
-/** Gives the same numbers in [0, 1) for the same seed (xorshift32): the simulation is the same in every run. */
-function seeded(seed: number): () => number {
-  let state = seed
-  return () => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return (state >>> 0) / 2 ** 32
-  }
-}
 
 const directory = (): Candidate[] =>
   Array.from({ length: runners }, (_, index) => ({
@@ -80,7 +70,7 @@ const row = (figure: string, value: number, unit: string, baseline: number | nul
 export async function run(): Promise<Row[]> {
   const candidates = directory()
   const open = () => new Snapshot(candidates, { loads: new Loads(), readAt: now * 1_000 })
-  const random = seeded(1)
+  const random = fractionsFrom(1)
   const rows: Row[] = []
 
   const snapshot = open()

@@ -1,3 +1,4 @@
+import { fractionsFrom } from '../test/fixtures/random.ts'
 import type { Row } from './main.ts'
 
 /** The size the design is for. */
@@ -12,20 +13,9 @@ const tickMs = 1
 
 type Policy = { name: string; isolates: number; choices: 1 | 2; sees: 'nothing' | 'own answers' | 'everything' }
 
-/** Gives the same numbers in [0, 1) for the same seed (xorshift32). */
-function seeded(seed: number): () => number {
-  let state = seed
-  return () => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return (state >>> 0) / 2 ** 32
-  }
-}
-
 /** Plays a market of 100,000 machines at a million jobs a second. Each isolate knows of a machine's queue what the answers it carried told it and what it sent since; a full machine refuses and the job is placed again. Gives waits in milliseconds. */
 function simulate({ isolates, choices, sees }: Policy) {
-  const random = seeded(7)
+  const random = fractionsFrom(7)
   const queue = new Uint8Array(runners)
   const freeAt = new Float64Array(runners)
   const views = sees === 'own answers' ? new Uint8Array(isolates * runners) : null

@@ -19,7 +19,7 @@ import {
 } from 'viem'
 import { privateKeyToAccount } from 'viem/accounts'
 import { type Bundle, verifyBundle } from '../protocol/bundle.ts'
-import { EncodingError, fromHex, type Hex } from '../protocol/bytes.ts'
+import { EncodingError, fromHex, type Hex, isHexOf } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import {
   type Equivocation,
@@ -138,8 +138,7 @@ function httpUrl(text: string, what: string): string {
 
 function keyOf(party: string): Hex {
   const key = process.env.ASSAY_KEY ?? state?.keys[party]
-  if (!key || !/^0x[0-9a-fA-F]{64}$/.test(key))
-    throw new UsageError('Set ASSAY_KEY to a private key: 0x and 64 hex digits.')
+  if (!isHexOf(32)(key)) throw new UsageError('Set ASSAY_KEY to a private key: 0x and 64 hex digits.')
   if (!secp256k1.utils.isValidSecretKey(fromHex(key as Hex, 32)))
     throw new UsageError('ASSAY_KEY is no private key: it must be above zero and below the order of secp256k1.')
   return key as Hex
@@ -174,7 +173,7 @@ const edge = () => connectEdge(edgeUrl())
 async function networkOf(connection: Edge): Promise<Network> {
   const network = await connection.json<Partial<Network> | null>('/v1/network')
   const { chainId, escrow, registry, token } = network ?? {}
-  const known = [escrow, registry, token].every((each) => typeof each === 'string' && /^0x[0-9a-fA-F]{40}$/.test(each))
+  const known = [escrow, registry, token].every(isHexOf(20))
   if (!known || !Number.isSafeInteger(chainId))
     throw new UsageError('What answers at ASSAY_EDGE is no edge: it names no contracts.')
   return network as Network
@@ -225,8 +224,7 @@ function numberOf(text: string, what: string, most: number): number {
 }
 
 function addressOf(text: string | undefined, what: string): Hex {
-  if (!text || !/^0x[0-9a-fA-F]{40}$/.test(text))
-    throw new UsageError(`${what} takes an address: 0x and 40 hex digits.`)
+  if (!isHexOf(20)(text)) throw new UsageError(`${what} takes an address: 0x and 40 hex digits.`)
   return text as Hex
 }
 

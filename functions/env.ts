@@ -1,10 +1,9 @@
 import { z } from 'zod'
-import type { Hex } from '../protocol/bytes.ts'
+import { type Hex, isHexOf } from '../protocol/bytes.ts'
 import type { AccountNamespace, MailboxNamespace, R2Bucket } from './platform.ts'
 
 const address = z
-  .string()
-  .regex(/^0x[0-9a-fA-F]{40}$/)
+  .custom<Hex>(isHexOf(20), 'must be 0x and 40 hex digits')
   .transform((text) => text.toLowerCase() as Hex)
 
 const Variables = z.object({

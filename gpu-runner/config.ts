@@ -1,13 +1,9 @@
 import { z } from 'zod'
-import type { Hex } from '../protocol/bytes.ts'
+import { type Hex, isHexOf } from '../protocol/bytes.ts'
 import { providers } from './engine/providers.ts'
 import type { SettlementPolicy } from './settlementPolicy.ts'
 
-const hex = (bytes: number) =>
-  z
-    .string()
-    .regex(new RegExp(`^0x[0-9a-fA-F]{${bytes * 2}}$`), `must be 0x and ${bytes * 2} hex digits`)
-    .transform((text) => text as Hex)
+const hex = (bytes: number) => z.custom<Hex>(isHexOf(bytes), `must be 0x and ${bytes * 2} hex digits`)
 
 const Config = z.object({
   /** Path of a `runner.toml`; what the environment sets goes before what the file says. */

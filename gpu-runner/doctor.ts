@@ -2,6 +2,7 @@ import { closeSync, constants, fdatasyncSync, mkdtempSync, openSync, rmSync, wri
 import { access, statfs } from 'node:fs/promises'
 import { cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
+import { isHexOf } from '../protocol/bytes.ts'
 import { readConfig } from './config.ts'
 
 /** What a check came to: well, working but worse than it should, or not working; unknown when it could not be looked at. */
@@ -209,8 +210,7 @@ async function checkChain(deps: DoctorDeps, network: Network | undefined): Promi
 
 async function checkBalance(deps: DoctorDeps): Promise<Finding> {
   const key = deps.environment.ASSAY_PROVIDER_KEY
-  if (!key || !/^0x[0-9a-fA-F]{64}$/.test(key))
-    return finding('gas', 'unknown', 'no provider key is set', 'Set ASSAY_PROVIDER_KEY.')
+  if (!isHexOf(32)(key)) return finding('gas', 'unknown', 'no provider key is set', 'Set ASSAY_PROVIDER_KEY.')
   const address = deps.addressOf(key)
   const ether = Number(BigInt((await call(deps, 'eth_getBalance', [address, 'latest'])) as string)) / 1e18
   const detail = `${address} holds ${ether.toFixed(4)} of the chain's coin`

@@ -52,6 +52,12 @@ export function fromHex(text: string, size?: number): Uint8Array<ArrayBuffer> {
   return bytes
 }
 
+/** Makes a check for text of so many bytes in hexadecimal of either case with its 0x prefix, as people write keys and addresses. */
+export function isHexOf(size: number): (text: unknown) => text is Hex {
+  const form = new RegExp(`^0x[0-9a-fA-F]{${size * 2}}$`)
+  return (text): text is Hex => typeof text === 'string' && form.test(text)
+}
+
 /** Joins byte strings. */
 export function concat(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   let length = 0

@@ -1,11 +1,8 @@
 import { z } from 'zod'
-import type { Hex } from '../protocol/bytes.ts'
+import { type Hex, isHexOf } from '../protocol/bytes.ts'
 
 const hex = (bytes: number) =>
-  z
-    .string()
-    .regex(new RegExp(`^0x[0-9a-fA-F]{${bytes * 2}}$`), `must be 0x and ${bytes * 2} hex digits`)
-    .transform((text) => text.toLowerCase() as Hex)
+  z.custom<Hex>(isHexOf(bytes), `must be 0x and ${bytes * 2} hex digits`).transform((text) => text.toLowerCase() as Hex)
 
 const Config = z.object({
   /** The key that signs verdicts; the registry's set of verifiers must know its address. */

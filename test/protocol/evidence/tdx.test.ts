@@ -16,8 +16,9 @@ import { readPckExtension } from '../../../protocol/evidence/pck.ts'
 import { parseTdxQuote } from '../../../protocol/evidence/quote.ts'
 import { developmentRoots } from '../../../protocol/evidence/roots.development.ts'
 import { parseCertificate } from '../../../protocol/evidence/x509.ts'
-import { long, numbersFrom } from '../../fixtures/mangle.ts'
+import { long } from '../../fixtures/mangle.ts'
 import { type RealQuote, realQuotes, recordedPolicy } from '../../fixtures/quotes.ts'
+import { numbersFrom } from '../../fixtures/random.ts'
 
 const now = Date.UTC(2026, 10, 21) / 1000
 const seed = new Uint8Array(32).fill(7)

@@ -84,7 +84,6 @@ type Refused = { refusal: { reason: RefusalReason; detail: string } }
 
 const refusal = (reason: RefusalReason, detail: string): Refused => ({ refusal: { reason, detail } })
 const recoverAddress = createRecoverer()
-/** Bytes as a key of a map: one character a byte. */
 
 type Served = { model: ServedModel; batcher: Batcher<AcceptedJob>; execution: Uint8Array; inFlight: number }
 

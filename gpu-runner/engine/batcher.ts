@@ -95,9 +95,9 @@ export class Batcher<T> {
     return starting === 0 && this.#running < 2 * this.#parallel && this.#isFull()
   }
 
-  /** Tells whether the jobs in front fill a run. */
+  /** Tells whether the jobs in front fill a run, or a half where halves are taken: neither is meant to grow. */
   #isFull(): boolean {
-    const most = this.#deps.batchSizes.at(-1) ?? 1
+    const most = Math.min(this.#deps.batchSizes.at(-1) ?? 1, this.#share.half ?? Number.POSITIVE_INFINITY)
     const first = this.#queue[0]!
     let rows = rowsOf(first)
     if (rows >= most || !canLead(first.feeds)) return true
@@ -168,7 +168,7 @@ export class Batcher<T> {
 
   /** Gives the most rows of a run that follows another. The queue is counted only where that matters. */
   #next(most: number): number {
-    return this.#share.halving ? this.#share.next(this.#rowsWaiting(), this.#parallel) : most
+    return this.#share.half !== null ? this.#share.next(this.#rowsWaiting(), this.#parallel) : most
   }
 
   #rowsWaiting(): number {

@@ -52,9 +52,9 @@ export class Share {
     return { rows: this.#half ?? each, trial: way === 'trial' }
   }
 
-  /** Tells whether runs are taken in halves, so that `next` may say less than all. */
-  get halving(): boolean {
-    return this.#half !== null
+  /** Tells how many rows are a half, as long as halves are taken and `next` may say less than all; null otherwise. */
+  get half(): number | null {
+    return this.#half
   }
 
   /** Decides how many of the rows at hand the next run takes: while halves are taken no more than a half, or the other would be done before this one's answers are dealt with. More rows than all halves had are a load that has grown. */

@@ -16,15 +16,28 @@ async function lockstep({
   parallel?: number
 }) {
   const sizes: number[] = []
+  let running = 0
+  const together: number[] = []
+  const atWork: Promise<void>[] = []
   let clock = 0
   let answered = 0
   const wrong: number[] = []
+  const begin = async (before: Promise<void> | undefined, rows: number) => {
+    await before
+    await new Promise((resolve) => setImmediate(resolve))
+    clock += run(rows)
+  }
   const batcher = new Batcher<number>({
     run: async (feeds) => {
       const rows = feeds[0]!.shape[0]!
       sizes.push(rows)
-      clock += run(rows)
-      await new Promise((resolve) => setImmediate(resolve))
+      together.push(++running)
+      // What is handed over ahead begins when an executor is done.
+      const mine = begin(atWork.at(-parallel), rows)
+      atWork.push(mine)
+      await mine
+      running--
+      atWork.splice(atWork.indexOf(mine), 1)
       return feeds
     },
     finish: async (results) => {
@@ -46,15 +59,17 @@ async function lockstep({
     while (answered < round * 64) await new Promise((resolve) => setImmediate(resolve))
     clock += restMs
   }
-  return { sizes, wrong }
+  return { sizes, wrong, together }
 }
 
 const count = (sizes: number[], size: number) => sizes.filter((each) => each === size).length
 
 describe('Share', () => {
   test('behavior: the engine works on one half while the other is answered', async () => {
-    const { sizes, wrong } = await lockstep({ run: (rows) => 0.5 + rows / 16, restMs: 3, rounds: 50 })
+    const { sizes, wrong, together } = await lockstep({ run: (rows) => 0.5 + rows / 16, restMs: 3, rounds: 50 })
     expect(count(sizes, 32)).toBeGreaterThan(80)
+    // The other half lies ready while one is run: neither is meant to grow.
+    expect(together.slice(-6)).toEqual([1, 2, 1, 2, 1, 2])
     expect(sizes.reduce((sum, size) => sum + size)).toBe(50 * 64)
     expect(wrong).toEqual([])
   })

@@ -20,6 +20,9 @@ import { buildModel, domain, type ModelName, models, payout, price } from './mod
 /** Ways a measured runner serves. */
 export type Mode = 'bare' | 'signed' | 'full'
 
+/** Tells whether jobs may share a run, or have one each: models whose bits change with the rows beside are served so. */
+export type Batch = 'free' | 'single'
+
 /** Holds one runner process on its socket, as a mailbox holds it. `ask` has it answer so many jobs, `inFlight` at a time, and gives the seconds that took. */
 export type Asked = { ask(jobs: number, inFlight: number): Promise<number>; stop(): Promise<void> }
 
@@ -66,13 +69,13 @@ function requestOf(channel: Channel, ticket: number, width: number): Uint8Array 
   })
 }
 
-async function connect(mode: Mode, model: ModelName, cores: string | null) {
+async function connect(mode: Mode, model: ModelName, { batch, cores }: { batch: Batch; cores: string | null }) {
   const server = createServer().listen(0, '127.0.0.1')
   await once(server, 'listening')
   const sockets = new WebSocketServer({ server, perMessageDeflate: false })
   const url = `ws://127.0.0.1:${(server.address() as AddressInfo).port}/`
   const script = join(import.meta.dirname, 'runner.ts')
-  const command = [process.execPath, '--no-warnings', script, mode, model, url]
+  const command = [process.execPath, '--no-warnings', script, mode, model, url, batch]
   const child: ChildProcess = cores
     ? spawn('taskset', ['-c', cores, ...command], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
     : spawn(command[0]!, command.slice(1), { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
@@ -100,9 +103,9 @@ const statusAt = 5 + 32 + 8
 export async function startAsked(
   mode: Mode,
   model: ModelName,
-  { channels = 1, cores = null }: { channels?: number; cores?: string | null } = {},
+  { channels = 1, cores = null, batch = 'free' }: { channels?: number; cores?: string | null; batch?: Batch } = {},
 ): Promise<Asked> {
-  const { socket, runner, hpkeKey, stop } = await connect(mode, model, cores)
+  const { socket, runner, hpkeKey, stop } = await connect(mode, model, { batch, cores })
   const opened = { runner, hpkeKey, model: buildModel(model).served.digest, sealed: mode === 'full' }
   const open = await Promise.all(Array.from({ length: channels }, (_, index) => openChannel(opened, index)))
   const ask: Asked['ask'] = async (jobs, inFlight) => {

@@ -13,17 +13,17 @@ import { sha256 } from '../../protocol/hash.ts'
 import { generateHpkeKeyPair } from '../../protocol/hpke.ts'
 import { checkTensors, decodeBody, encodeBody } from '../../protocol/oip.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
-import type { Mode } from './asker.ts'
+import type { Batch, Mode } from './asker.ts'
 import { buildModel, domain, type ModelName } from './model.ts'
 
 /** One runner process under load: the product's own link, service and executor, or the same link and executor with nothing in between. */
 
-const [mode, name, url] = process.argv.slice(2) as [Mode, ModelName, string]
+const [mode, name, url, batch = 'free'] = process.argv.slice(2) as [Mode, ModelName, string, Batch?]
 const { graph, served } = buildModel(name)
 const { digest } = served
 const executor = createExecutor({ threads: 1 })
 await executor.load({ digest, graph, external: [] })
-const batchSizes = Array.from({ length: 64 }, (_, index) => index + 1)
+const batchSizes = batch === 'free' ? Array.from({ length: 64 }, (_, index) => index + 1) : []
 const model = {
   ...served,
   batchSizes,

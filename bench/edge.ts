@@ -31,7 +31,7 @@ const loadConnections = 256
 const buyers = 16
 const inFlight = 64
 const purchaseRounds = 5
-const purchaseMs = 3_000
+const purchaseMs = 2_000
 const signer = createRunnerSigner(sha256(utf8('test key: runner')))
 const path = `/v1/runners/${signer.address}/jobs`
 
@@ -100,16 +100,19 @@ async function compare(one: () => Promise<number>, other: () => Promise<number>,
   return { value: median(values), baseline: median(baselines), ratio }
 }
 
-/** Compares the whole way of a purchase with the usual Python stack, which is paid by nobody and proves nothing: the SDK's own buyers, Worker, mailbox, and a runner process with journal and executor. */
-async function besidePython(mailbox: string): Promise<Row> {
-  const figure = `verified purchases a second through Worker, mailbox and runner, all on this machine; baseline: FastAPI, uvicorn and onnxruntime with the same model, small model, ${inFlight} in flight on each (at least)`
+/** Compares the whole way of a purchase with the usual Python stack, which is paid by nobody and proves nothing: the SDK's own clients, Worker, mailbox, and a runner process with journal and executor. All of them share this machine's cores. */
+async function besidePython(mailbox: string, clients: number): Promise<Row> {
+  const of = clients === 1 ? 'one client' : `${clients} clients in one process`
+  const figure = `verified purchases a second through Worker, mailbox and runner, ${inFlight} in flight of ${of}; baseline: FastAPI, uvicorn and onnxruntime with the same small model (at least)`
+  // One client is what the Python server's one caller is compared with.
+  const bar = clients === 1 ? 1 : null
   const missing = missingPython()
   if (missing) {
-    const skipped = { value: 0, unit: 'purchases/s', baseline: null, ratio: null, bar: 1, met: null }
+    const skipped = { value: 0, unit: 'purchases/s', baseline: null, ratio: null, bar, met: null }
     return { figure: `${figure}: skipped, ${missing}`, ...skipped }
   }
   const runner = await startRunner(mailbox, 'small')
-  const sold = await openBuyers(mailbox, { runner, model: 'small', buyers })
+  const sold = await openBuyers(mailbox, { runner, model: 'small', buyers: clients })
   const python = await startFastApi('small')
   try {
     const ours = () => sold.rate(purchaseMs, inFlight)
@@ -117,7 +120,7 @@ async function besidePython(mailbox: string): Promise<Row> {
     // Once for the compilers of both.
     for (const warmUp of [ours, theirs, ours]) await warmUp()
     const compared = await compare(ours, theirs, purchaseRounds)
-    return { figure, unit: 'purchases/s', ...compared, bar: 1, met: compared.ratio >= 1 }
+    return { figure, unit: 'purchases/s', ...compared, bar, met: bar === null ? null : compared.ratio >= bar }
   } finally {
     sold.close()
     await python.stop()
@@ -200,7 +203,7 @@ export async function run(): Promise<Row[]> {
       met: null,
     })
     runner.close()
-    rows.push(await besidePython(mailbox))
+    for (const clients of [1, buyers]) rows.push(await besidePython(mailbox, clients))
   } finally {
     await edge.dispose()
     await rm(stateDir, { recursive: true, force: true })

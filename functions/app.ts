@@ -1,8 +1,9 @@
 import { createRoute, type OpenAPIHono } from '@hono/zod-openapi'
 import { bodyLimit } from 'hono/body-limit'
 import { cors } from 'hono/cors'
+import { HTTPException } from 'hono/http-exception'
 import type { Context } from './context.ts'
-import { AssayError, exposedHeaders, problem, problemOf, safeHeaders } from './errors.ts'
+import { AssayError, type ErrorCode, exposedHeaders, problem, problemOf, safeHeaders } from './errors.ts'
 import type { ExecutionContext } from './platform.ts'
 import { jobDoor, jobRoutes } from './routes/jobs.ts'
 import { modelRoutes } from './routes/models.ts'
@@ -10,6 +11,9 @@ import { type App, createRouter, hearOut, responses } from './routes/router.ts'
 import { runnerRoutes } from './routes/runners.ts'
 
 const maxJsonBytes = 1024 * 1024
+
+/** What the framework refuses by itself: JSON that cannot be read, and a body that does not say that it is JSON. */
+const codeOf: Record<number, ErrorCode> = { 400: 'invalid_request', 415: 'unsupported_media_type' }
 
 /** Builds the edge: the door of posted jobs, and the app behind it for everything else. */
 export function createEdge(context: Context) {
@@ -43,7 +47,8 @@ function createApp(context: Context): OpenAPIHono<App> {
     problem('not_found', `There is no ${c.req.method} ${c.req.path}.`, c.var.requestId, 'See /openapi.json.'),
   )
   app.onError((error, c) => {
-    if ('status' in error && error.status === 400) return problem('invalid_request', error.message, c.var.requestId)
+    const code = error instanceof HTTPException ? codeOf[error.status] : undefined
+    if (code) return problem(code, error.message, c.var.requestId)
     return problemOf(error, c.var.requestId, context.log)
   })
 

@@ -28,6 +28,7 @@ export const statusOf = {
   no_match: 404,
   conflict: 409,
   payload_too_large: 413,
+  unsupported_media_type: 415,
   digest_mismatch: 422,
   model_invalid: 422,
   listing_invalid: 422,
@@ -41,6 +42,42 @@ export const statusOf = {
 
 /** Names a public error code. */
 export type ErrorCode = keyof typeof statusOf
+
+/** Words the next step for each code; an error that knows better brings its own. */
+const hintOf: Record<ErrorCode, string> = {
+  invalid_request: 'See /openapi.json for what is expected.',
+  unauthorized: 'Sign with the key that is named, with the time of now.',
+  not_found: 'Compare what the address names with what GET /v1/models and GET /v1/runners list.',
+  no_match: 'Ask for less of the machine, or try again later.',
+  conflict: 'Read what is kept now, then decide again.',
+  payload_too_large: 'Send less at once.',
+  unsupported_media_type: 'Send JSON, with the header content-type: application/json.',
+  digest_mismatch: 'Send the bytes the digest was made of.',
+  model_invalid: 'Mend what is named, then publish again: docs/guides/publisher.md.',
+  listing_invalid: 'Sign a listing of this manifest for this marketplace, with a higher nonce.',
+  evidence_refuted: 'docs/attestation.md words each refusal and its remedy.',
+  not_registered: 'Register on chain first.',
+  internal: 'Report the request id.',
+  unavailable: 'Try again in a few seconds; nothing was charged.',
+  runner_unreachable: 'Ask POST /v1/matches for another runner.',
+  bad_terms: 'Open a channel with the terms of the listing as it is now.',
+  wrong_price: 'Read the listing again: its price has changed.',
+  expired_terms: 'Open a new channel.',
+  bad_voucher: 'Sign a voucher for the running total with the key the terms name.',
+  insufficient_cover: 'Sign a voucher for more, or wait until the jobs in work are done.',
+  unknown_context: 'Open the sealing context again, in the job itself.',
+  job_conflict: 'Number the job anew: another request was sent under this one.',
+  job_too_old: 'Number the job anew: its answer is no longer kept.',
+  at_capacity: 'Ask POST /v1/matches for another runner, or try again later.',
+  unknown_model: 'Ask POST /v1/matches for a runner that serves the model.',
+  bad_seal: 'Read the key of the runner again and seal to that.',
+  job_lost: 'Send it again under a new number; nothing was charged.',
+  draining: 'Ask POST /v1/matches for another runner: this one is about to stop.',
+  bad_frame: 'Frames are described in docs/protocol.md; the SDK writes them.',
+  deadline: 'Ask again under the same number to hear what came of it, or give it longer.',
+  unfunded: 'Deposit into the escrow first.',
+  cancelled: 'Send it again under a new number if it is wanted after all.',
+}
 
 /** Root of every error the edge throws on purpose; anything else is a defect and becomes a bare 500. `extra` is shown to the caller. */
 export class AssayError extends Error {
@@ -64,10 +101,7 @@ export class AssayError extends Error {
 export class UnavailableError extends AssayError {
   override name = 'UnavailableError'
   constructor(what: string, cause?: unknown) {
-    super('unavailable', `The ${what} cannot be reached.`, {
-      hint: 'Try again in a few seconds; nothing was charged.',
-      cause,
-    })
+    super('unavailable', `The ${what} cannot be reached.`, { cause })
   }
 }
 
@@ -87,12 +121,12 @@ export const openHeaders = {
   'access-control-expose-headers': exposedHeaders.join(','),
 }
 
-/** Words a problem as RFC 9457 problem+json; `extra` are members of its own, `more` are headers. */
+/** Words a problem as RFC 9457 problem+json, with the code's own next step where no better one is known; `extra` are members of its own, `more` are headers. */
 export function problem(
   code: ErrorCode,
   detail: string,
   requestId: string,
-  hint?: string,
+  hint = hintOf[code],
   extra?: Record<string, unknown>,
   more?: Record<string, string>,
 ): Response {
@@ -103,7 +137,7 @@ export function problem(
     status,
     code,
     detail,
-    ...(hint ? { hint } : {}),
+    hint,
     requestId,
     ...extra,
   }
@@ -119,5 +153,5 @@ export function problemOf(
 ): Response {
   if (error instanceof AssayError) return problem(error.code, error.message, requestId, error.hint, error.extra)
   log('defect', { requestId, error: error instanceof Error ? error.name : typeof error })
-  return problem('internal', 'The edge failed.', requestId, 'Report the request id.')
+  return problem('internal', 'The edge failed.', requestId)
 }

@@ -3,7 +3,7 @@ import type { Context } from '../context.ts'
 import { getArtifact, maxArtifactBytes, putArtifact } from '../services/artifacts.ts'
 import { getModelByDigest, getModelByName, listModels, publishModel } from '../services/models.ts'
 import { type App, createRouter, json, readBody, responses } from './router.ts'
-import { Address, Digest, Page, Publish, positionOf, Sha256 } from './schemas.ts'
+import { Address, Digest, Page, Publish, positionOf, Sha256, Text } from './schemas.ts'
 
 /** Opens the doors of artifacts and models. */
 export function modelRoutes(context: Context): OpenAPIHono<App> {
@@ -36,7 +36,7 @@ export function modelRoutes(context: Context): OpenAPIHono<App> {
       createRoute({
         method: 'get',
         path: '/v1/models',
-        request: { query: Page.extend({ name: z.string().max(200).optional() }) },
+        request: { query: Page.extend({ name: Text(200).optional() }) },
         responses,
       }),
       async (c) => {
@@ -57,7 +57,7 @@ export function modelRoutes(context: Context): OpenAPIHono<App> {
       createRoute({
         method: 'get',
         path: '/v1/models/{owner}/{name}',
-        request: { params: z.object({ owner: Address, name: z.string().max(200) }) },
+        request: { params: z.object({ owner: Address, name: Text(200) }) },
         responses,
       }),
       async (c) => {

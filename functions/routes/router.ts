@@ -11,7 +11,7 @@ export function createRouter(): OpenAPIHono<App> {
     defaultHook: (result) => {
       if (result.success) return
       const text = result.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; ')
-      throw new AssayError('invalid_request', text, { hint: 'See /openapi.json for what is expected.' })
+      throw new AssayError('invalid_request', text)
     },
   })
 }

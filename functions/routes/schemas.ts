@@ -16,9 +16,16 @@ const Signature = hex('[0-9a-f]{130}').transform(lower)
 const Amount = z.string().regex(/^(0|[1-9][0-9]{0,38})$/)
 const Uint64 = z.string().regex(/^(0|[1-9][0-9]{0,18})$/)
 
+/** Reads text of at most so many characters that a database can keep: well-formed, without a zero. */
+export const Text = (most: number) =>
+  z
+    .string()
+    .max(most)
+    .refine((text) => text.isWellFormed() && !text.includes('\0'), 'must be well-formed text without U+0000')
+
 /** Reads how a list is paged. */
 export const Page = z.object({
-  cursor: z.string().max(64).optional(),
+  cursor: Text(64).optional(),
   limit: z.coerce.number().int().min(1).max(100).default(50),
 })
 
@@ -38,12 +45,12 @@ export const Publish = z.strictObject({
     payout: Address,
     price: Amount,
     royaltyBps: z.number().int().min(0).max(10_000),
-    unit: z.string().max(64),
+    unit: Text(64),
     validUntil: Uint64,
     nonce: Uint64,
   }),
   signature: Signature,
-  card: z.string().max(64_000).default(''),
+  card: Text(64_000).default(''),
 })
 
 /** Reads what a runner posts to register. */

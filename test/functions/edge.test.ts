@@ -221,6 +221,82 @@ describe('the edge', () => {
     expect([response.status, ((await response.json()) as { code: string }).code]).toEqual([422, 'bad_frame'])
   })
 
+  describe('attack: what is malformed is refused in words with a next step', () => {
+    const refused = async (path: string, init: RequestInit = {}) => {
+      const response = await fetch(`${edge.url}${path}`, init)
+      const { code, hint } = (await response.json()) as Record<string, unknown>
+      expect(String(hint)).toMatch(/\w{3,}.*\.$|openapi/)
+      return [response.status, code]
+    }
+    const owner = `0x${'ab'.repeat(20)}`
+    const door = (path: string) => `${path}/${'cd'.repeat(16)}`
+
+    test.each(['/v1/models', '/v1/runners', '/v1/matches', `/v1/runners/${owner}/totals`])(
+      'a body for %s that is no JSON or does not say so',
+      async (path) => {
+        const send = (body: string, type?: string) =>
+          refused(path, { method: 'POST', body: utf8(body), headers: type ? { 'content-type': type } : {} })
+        for (const type of [undefined, 'text/plain', 'multipart/form-data', 'application/json, text/plain'])
+          expect(await send('{}', type)).toEqual([415, 'unsupported_media_type'])
+        for (const body of ['', '{', 'null', '[]', '1e999', '"{}"', '['.repeat(100_000), '{"__proto__":{}}'])
+          expect(await send(body, 'application/json')).toEqual([400, 'invalid_request'])
+      },
+    )
+
+    test.each([
+      '/v1/models?name=%00',
+      '/v1/models?name=a%00b',
+      `/v1/models?name=${'a'.repeat(201)}`,
+      '/v1/models?limit=-1',
+      '/v1/models?limit=99999999999999999999',
+      '/v1/models?limit=1&limit=2',
+      '/v1/models?cursor=-1',
+      '/v1/models?cursor=9223372036854775808',
+      '/v1/models/%zz',
+      `/v1/models/${owner}/%00`,
+      `/v1/models/${owner}/${'n'.repeat(5_000)}`,
+      '/v1/runners?cursor=%00',
+      '/v1/runners/-1',
+      `/v1/runners/${owner}/claims?cursor=-1`,
+      `/v1/runners/${owner}/jobs/-1`,
+      '/v1/accounts/%',
+      '/v1/channels/0x/receipts',
+    ])('%s', async (path) => {
+      expect(await refused(path)).toEqual([400, 'invalid_request'])
+    })
+
+    test.each([
+      '//v1/models',
+      '/v1/models/',
+      `/v1/models/${owner}/%F0%9F%98%80`,
+      `/v1/models/${owner}/%ff`,
+      `/v1/runners/${owner}`,
+      door(`/v1/runners/${owner}/jobs`),
+      `/${'long/'.repeat(3_000)}`,
+    ])('nothing is at %s', async (path) => {
+      expect(await refused(path)).toEqual([404, 'not_found'])
+      for (const method of ['PATCH', 'PUT', 'DELETE']) expect((await refused(path, { method }))[0]).toBe(404)
+      expect((await fetch(`${edge.url}${path}`, { method: 'HEAD' })).status).toBe(404)
+    })
+
+    test('a job that breaks off is forgotten, and the next is heard', async () => {
+      const aborted = new AbortController()
+      const drip = new ReadableStream({
+        async pull(controller) {
+          controller.enqueue(utf8('x'))
+          aborted.abort()
+        },
+      })
+      const url = `${edge.url}/v1/runners/${signer.address}/jobs`
+      const broken = fetch(url, { method: 'POST', body: drip, duplex: 'half', signal: aborted.signal } as RequestInit)
+      await expect(broken).rejects.toThrow('abort')
+      expect(await refused(`/v1/runners/${signer.address}/jobs`, { method: 'POST', body: 'x' })).toEqual([
+        422,
+        'bad_frame',
+      ])
+    })
+  })
+
   test('openapi.json names every door and every code', async () => {
     const document = (await (await fetch(`${edge.url}/openapi.json`)).json()) as {
       openapi: string

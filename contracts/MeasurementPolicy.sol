@@ -107,7 +107,8 @@ abstract contract MeasurementPolicy is Ownable, Standings {
     ///      again in time; zero where it was not. The last suspension counts.
     function appealUntil(uint16 index, uint256 lapsed) internal view returns (uint256) {
         Suspension memory suspension = suspensions[index];
-        bool stopped = suspension.revokedAt != 0 && suspension.revokedAt <= lapsed;
+        bool stopped = suspension.revokedAt <= lapsed;
+        // Only what was stopped is ever taken up again.
         bool lifted = suspension.reinstatedAt != 0 && suspension.reinstatedAt <= suspension.revokedAt + APPEAL_WINDOW;
         return stopped && lifted ? suspension.reinstatedAt + REINSTATED_WINDOW : 0;
     }

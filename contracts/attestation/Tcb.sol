@@ -20,11 +20,10 @@ library Tcb {
     uint256 private constant LANES = 0x00ff00ff00ff00ff00ff00ff00ff00ff;
     uint256 private constant CARRIES = 0x01000100010001000100010001000100;
 
-    /// @notice Lowers a platform's status by its module's or quoting enclave's: revoked wins, out of date spreads.
+    /// @notice Lowers a platform's status by its module's or quoting enclave's: revoked wins, out of date spreads, none changes nothing.
     function converge(uint256 platform, uint256 other) internal pure returns (uint256) {
-        if (other == NONE) return platform;
         if (platform == REVOKED || other == REVOKED) return REVOKED;
-        if (platform == NOT_SUPPORTED || other == NOT_SUPPORTED) return NOT_SUPPORTED;
+        if (other == NOT_SUPPORTED) return NOT_SUPPORTED;
         if (other != 4) return platform;
         if (platform < 2) return 4;
         return platform < 4 ? 5 : platform;

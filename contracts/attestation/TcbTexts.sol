@@ -177,7 +177,8 @@ library TcbTexts {
             while (true) {
                 // One word holds `{"svn":`, up to three digits and what follows them, or three zeros in a row.
                 uint256 text = Text.word(p);
-                if (i < 13 && text >> 16 == ZERO_SVNS) {
+                // Where three are too many, the count has passed sixteen and never ends.
+                if (text >> 16 == ZERO_SVNS) {
                     p += 30;
                     i += 3;
                     all <<= 24;

@@ -107,7 +107,8 @@ contract VerifierSet is Ownable {
 
     /// @notice Lets the proposed set take over; anyone may, once it is time.
     function rotate(address[] calldata verifiers_, uint256 threshold_) external {
-        require(proposed != 0 && proposed == keccak256(abi.encode(verifiers_, threshold_)), NotProposed());
+        // No set has the digest zero, so none is proposed while it is zero.
+        require(proposed == keccak256(abi.encode(verifiers_, threshold_)), NotProposed());
         require(block.timestamp >= proposedFor, RotationTooEarly(proposedFor));
         proposed = 0;
         install(verifiers_, threshold_);
@@ -139,13 +140,13 @@ contract VerifierSet is Ownable {
         }
     }
 
-    /// @dev Ascending signers are distinct signers.
+    /// @dev Ascending signers are distinct signers; zero, which no signature stands for, is never a verifier (see `checkSet`).
     function checkSignatures(bytes32 digest, bytes[] calldata signatures) private view {
         require(signatures.length >= threshold, TooFewSignatures(signatures.length, threshold));
         address before = address(0);
         for (uint256 i = 0; i < signatures.length; i++) {
             address signer = Protocol.recover(digest, signatures[i]);
-            require(signer != address(0) && isVerifier(signer), NotAVerifier(signer));
+            require(isVerifier(signer), NotAVerifier(signer));
             require(signer > before, SignersNotAscending(signer));
             before = signer;
         }

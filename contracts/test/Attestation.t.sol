@@ -191,9 +191,19 @@ contract AttestationReadersTest is Test {
         while (first < text.length && text[first] != character) first++;
         try harness.find(text, character) returns (uint256 found) {
             assertEq(found, first);
+            require(found < text.length, "found past the end");
         } catch {
             assertEq(first, text.length);
         }
+    }
+
+    /// @dev The search goes by words: it ends where a text of whole words ends.
+    function test_text_findsNothingAtItsEnd() public view {
+        refused(abi.encodeCall(harness.find, ("", "a")));
+        refused(abi.encodeCall(harness.find, ("bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb", "a")));
+        // Zeros follow a text in memory.
+        refused(abi.encodeCall(harness.find, ("bbb", 0)));
+        assertEq(harness.find("bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbba", "a"), 31);
     }
 
     /// @dev Three digits in a text of eight bytes: any byte in their places, and any byte changed beside them.

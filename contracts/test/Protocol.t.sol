@@ -143,4 +143,12 @@ contract ProtocolVectorsTest is Test {
         bytes memory high = abi.encodePacked(r, bytes32(order - uint256(s)), v == 27 ? uint8(28) : uint8(27));
         assertEq(harness.recover(digest, high), address(0));
     }
+
+    /// @dev Half the order itself is not above it (EIP-2); whom such a signature names does not matter here.
+    function test_recover_takesAnSOfHalfTheOrder() public view {
+        (, bytes32 r,) = vm.sign(1, keccak256("digest"));
+        uint256 half = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0;
+        require(harness.recover(keccak256("digest"), abi.encodePacked(r, half, uint8(27))) != address(0), "was refused");
+        assertEq(harness.recover(keccak256("digest"), abi.encodePacked(r, half + 1, uint8(27))), address(0));
+    }
 }

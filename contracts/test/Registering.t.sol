@@ -263,6 +263,13 @@ contract RegisteringTest is Vendor {
         refused(registerCall(Made(quoteOf(bytes.concat(HEADER, b)), claim)), stale);
     }
 
+    /// @dev What the chain itself remembers, no contract is asked for.
+    function test_claim_recentNoncesComeFromTheChainItself() public {
+        vm.etch(0x0000F90827F1C53a10cb7A02335B175320002935, bytes.concat(hex"7f", keccak256("another hash"), hex"5f5260205ff3"));
+        send(registerCall(sound()));
+        require(registry.isActiveNow(vm.addr(RUNNER)), "not active");
+    }
+
     function test_claim_refusesNoncesFromBeforeTheKillSwitch() public {
         registry.kill();
         refused(registerCall(sound()), RunnerRegistry.NonceNotRecent.selector);

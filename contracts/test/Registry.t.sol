@@ -144,6 +144,16 @@ contract RegistryTest is Vendor {
         assertEq(runner().validUntil, NOW + 400);
     }
 
+    /// @dev Neither does one that reaches exactly as far, even though the platform would be judged otherwise by now.
+    function test_renewal_asFarAsBeforeChangesNothing() public {
+        register(NOW + 100);
+        post(modules(), level("5", "2", "13", "SWHardeningNeeded"));
+        register(NOW + 100);
+        assertEq(runner().status, 0);
+        register(NOW + 101);
+        assertEq(runner().status, 1);
+    }
+
     function test_renewal_byTheSameProviderOnly() public {
         register(NOW + 100);
         refused(
@@ -301,6 +311,21 @@ contract RegistryTest is Vendor {
         b[585] = 0x02;
         bytes memory call = registerCall(made(bytes.concat(HEADER_5, hex"030088020000"), b));
         refused(call, abi.encodeWithSelector(Tcb.ModuleUnknown.selector, 2));
+    }
+
+    /// @dev Before version 1 the module's minor version counts for the level too, as it is now.
+    function test_status_theWorseOfLaunchAndNowBeforeIdentities() public {
+        bytes memory first = bytes(level("5", "2", "13", "UpToDate"));
+        bytes memory components = '"tdxtcbcomponents":[{"svn":';
+        uint256 at = components.length;
+        while (keccak256(slice(first, at - components.length, at)) != keccak256(components)) at++;
+        first[at] = "5";
+        post(modules(), string.concat(string(first), ",", level("2", "0", "5", "OutOfDate")));
+        bytes memory b = laterBody();
+        (b[1], b[585]) = (0, 0);
+        assertStatus(b, 0, 255);
+        b[584] = 0x04;
+        assertStatus(b, 4, 255);
     }
 
     function test_status_theEnclavesVersionCounts() public {

@@ -254,6 +254,17 @@ contract TextsTest is Vendor {
         refused(tcbInfo(DATES, "18", longer, many), Tables.TableTooLong.selector);
     }
 
+    /// @dev 2 bytes of counts, one module of 2 and 20 levels of 2, 28 levels of 35: to the last byte.
+    function test_table_canBeFull() public view {
+        string memory many = level("1", "0", "1", "UpToDate");
+        string memory all = many;
+        for (uint256 i = 1; i < 28; i++) all = string.concat(all, ",", many);
+        string memory versions_ = versionLevel("0", "OutOfDate");
+        for (uint256 i = 1; i < 20; i++) versions_ = string.concat(versionLevel(vm.toString(i), "OutOfDate"), ",", versions_);
+        string memory modules_ = string.concat('"tdxModuleIdentities":[', module("01", versions_), "],");
+        assertEq(table(tcbInfo(DATES, "18", modules_, all)).length, 1_024);
+    }
+
     /// @dev Every character but those of a level's date: another one is refused, or is read as something else.
     function test_info_noCharacterIsOverlooked() public view {
         string memory text = withLevels(level("5", "2", "13", "UpToDate"));

@@ -57,6 +57,7 @@ contract Stake {
         bytes32 indexed channel,
         address indexed reporter,
         uint64 job,
+        address buyer,
         uint256 toBuyer,
         uint256 toReporter,
         uint256 burned
@@ -172,7 +173,7 @@ contract Stake {
         owed[terms.buyer] += toBuyer;
         owed[msg.sender] += toReporter;
         owed[BURN] += burned;
-        emit Slashed(runner, channel, msg.sender, a.job, toBuyer, toReporter, burned);
+        emit Slashed(runner, channel, msg.sender, a.job, terms.buyer, toBuyer, toReporter, burned);
     }
 
     /// @notice Pays out what slashes owe the caller, wherever it says.

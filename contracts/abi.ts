@@ -4820,6 +4820,12 @@ export const stakeAbi = [
       },
       {
         "indexed": false,
+        "internalType": "address",
+        "name": "buyer",
+        "type": "address"
+      },
+      {
+        "indexed": false,
         "internalType": "uint256",
         "name": "toBuyer",
         "type": "uint256"

@@ -65,6 +65,8 @@ export function booksReader(
             const [amount, exiting, withdrawableAt, slashed] = await client.readContract(call)
             return { amount, exiting, withdrawableAt, slashed }
           },
+          owed: (payee, blockNumber) =>
+            client.readContract({ address: stake, abi: stakeAbi, functionName: 'owed', args: [payee], blockNumber }),
           held: (block) => heldBy(stake, block),
         }
       : null,

@@ -6,14 +6,14 @@ import { chainEvents } from '../store/schema.ts'
 /** Holds one payment out of a `Settled` event. */
 export type Payment = { channel: Hex; buyer: Hex; amount: bigint; settledTotal: bigint }
 
-/** Holds the contracts' books as their events tell them: deposits by buyer, pots by runner, publisher and royalty, earnings by payee, totals by channel, stakes by runner, and what slashes owe in all. Which buyer a slash owes is not in its event. */
+/** Holds the contracts' books as their events tell them: deposits by buyer, pots by runner, publisher and royalty, earnings by payee, totals by channel, stakes by runner, and what slashes owe by payee. */
 export type Ledger = {
   deposits: Map<Hex, bigint>
   pots: Map<string, bigint>
   earnings: Map<Hex, bigint>
   settled: Map<Hex, bigint>
   stakes: Map<Hex, bigint>
-  slashesOwed: bigint
+  slashes: Map<Hex, bigint>
 }
 
 type Event = { name: string; args: Record<string, string> }
@@ -28,6 +28,9 @@ export function readPayments(payments: string): Payment[] {
   }
   return list
 }
+
+/** Where the burned share of a slash goes: `BURN` of the contract of stakes. */
+const burnAddress: Hex = '0x000000000000000000000000000000000000dead'
 
 /** Names a pot as the ledger does. */
 export const potName = (runner: string, publisher: string, royaltyBps: string | number): string =>
@@ -67,17 +70,15 @@ const postings: Record<string, (ledger: Ledger, args: Record<string, string>, tr
   EarningsWithdrawn: ({ earnings }, { payee, amount }) => add(earnings, payee as Hex, -BigInt(amount!)),
   Staked: ({ stakes }, { runner, amount }) => add(stakes, runner as Hex, BigInt(amount!)),
   Exited: ({ stakes }, { runner, amount }) => add(stakes, runner as Hex, -BigInt(amount!)),
-  Slashed(ledger, { runner, toBuyer, toReporter, burned }) {
-    const whole = BigInt(toBuyer!) + BigInt(toReporter!) + BigInt(burned!)
-    add(ledger.stakes, runner as Hex, -whole)
-    ledger.slashesOwed += whole
-    const left = ledger.stakes.get(runner as Hex)
+  Slashed({ stakes, slashes }, { runner, buyer, reporter, toBuyer, toReporter, burned }) {
+    add(slashes, buyer as Hex, BigInt(toBuyer!))
+    add(slashes, reporter as Hex, BigInt(toReporter!))
+    add(slashes, burnAddress, BigInt(burned!))
+    add(stakes, runner as Hex, -(BigInt(toBuyer!) + BigInt(toReporter!) + BigInt(burned!)))
+    const left = stakes.get(runner as Hex)
     if (left !== 0n) throw new EncodingError(`A slash of ${runner} left ${left} of its stake.`)
   },
-  Paid(ledger, { amount }) {
-    ledger.slashesOwed -= BigInt(amount!)
-    if (ledger.slashesOwed < 0n) throw new EncodingError('More was paid out of slashes than they owe.')
-  },
+  Paid: ({ slashes }, { payee, amount }) => add(slashes, payee as Hex, -BigInt(amount!)),
 }
 
 /** Adds up events, in the order of the chain. Throws EncodingError where they contradict themselves. */
@@ -88,7 +89,7 @@ export function addUp(events: readonly Event[], treasury: Hex): Ledger {
     earnings: new Map(),
     settled: new Map(),
     stakes: new Map(),
-    slashesOwed: 0n,
+    slashes: new Map(),
   }
   for (const { name, args } of events) {
     postings[name]?.(ledger, args, treasury)

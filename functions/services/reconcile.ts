@@ -16,9 +16,11 @@ export type BooksReader = {
   pot(name: string, block: bigint): Promise<bigint>
   /** What the escrow holds of the token. */
   held(block: bigint): Promise<bigint>
-  /** Reads the stakes, and what their contract holds of the token; null where there are none. */
+  /** Reads the stakes, what slashes owe, and what their contract holds of the token; null where there are none. */
   stakes: {
     of(runner: Hex, block: bigint): Promise<StakePosition & { slashed: boolean }>
+    /** What slashes owe a payee. */
+    owed(payee: Hex, block: bigint): Promise<bigint>
     held(block: bigint): Promise<bigint>
   } | null
 }
@@ -71,8 +73,12 @@ async function compareStakes(
     const actual = positionText(has, leaves, from, was)
     return expected === actual ? [] : [{ kind: 'stake', subject: runner, expected, found: actual, cause: missed }]
   })
-  const owed = sum(ledger.stakes) + ledger.slashesOwed
-  return [...drifts, ...heldDrift('stake_held', 'stakes', owed, await stakes.held(block))]
+  const owed = sum(ledger.stakes) + sum(ledger.slashes)
+  return [
+    ...drifts,
+    ...(await compareBook('slashes', ledger.slashes, stakes.owed, block)),
+    ...heldDrift('stake_held', 'stakes', owed, await stakes.held(block)),
+  ]
 }
 
 const sum = (book: Map<string, bigint>) => [...book.values()].reduce((total, amount) => total + amount, 0n)

@@ -9,6 +9,7 @@ import type { Hex } from '../../protocol/bytes.ts'
 import { coverOf, disputeWindowSeconds } from '../../protocol/stake.ts'
 import { openContracts, signerOf } from '../contracts/setup.ts'
 import { openTestDatabase } from '../fixtures/database.ts'
+import { slash } from '../fixtures/slash.ts'
 
 let it: Awaited<ReturnType<typeof openContracts>>
 let database: Database
@@ -230,21 +231,6 @@ describe('stakes', () => {
     for (const { runner: of, amount, exiting, withdrawableAt, slashed } of await kept())
       expect([BigInt(amount), BigInt(exiting), BigInt(withdrawableAt), slashed]).toEqual(await onChain(of as Hex))
   }
-  const slash = async (of = runner) => {
-    const terms = await it.terms(of)
-    const signed = await Promise.all(
-      [0, 1].map(async (status) => {
-        const { onChain: receipt, leaf } = await it.claim(terms, {
-          cumulative: 100n,
-          voucher: 100n,
-          receipt: { status },
-        })
-        const { signature } = await it.signBatch(of, [leaf])
-        return { receipt, proof: { index: 0, count: 1, path: [] }, batchSignature: signature }
-      }),
-    )
-    await call('publisher', 'slash', [terms, ...signed])
-  }
 
   beforeAll(async () => {
     await it.registerPck()
@@ -273,7 +259,7 @@ describe('stakes', () => {
         await call('provider', 'exit', [runner.address, it.wallet('provider').account.address])
       },
       () => call('provider', 'requestExit', [second.address, 70n]),
-      () => slash(second),
+      () => slash(it, second),
       () => call('publisher', 'withdraw', [it.wallet('publisher').account.address]),
     ]
     for (const step of steps) {
@@ -299,7 +285,7 @@ describe('stakes', () => {
     const snapshot = await request('evm_snapshot', [])
     await put(600n, third)
     await index()
-    await slash(third)
+    await slash(it, third)
     await index()
     expect((await kept()).find(({ runner: of }) => of === third.address)).toMatchObject({ amount: '0', slashed: true })
     await request('evm_revert', [snapshot])

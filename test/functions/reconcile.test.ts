@@ -1,10 +1,10 @@
 import { eq } from 'drizzle-orm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { escrowAbi, testTokenAbi } from '../../contracts/abi.ts'
+import { escrowAbi, stakeAbi, testTokenAbi } from '../../contracts/abi.ts'
 import type { Context, PotKey } from '../../functions/context.ts'
 import { getAccount, listPayments } from '../../functions/services/accounts.ts'
 import { booksReader } from '../../functions/services/chainReader.ts'
-import { addUp, readPayments } from '../../functions/services/ledger.ts'
+import { addUp, readEvents, readPayments } from '../../functions/services/ledger.ts'
 import { reconcile } from '../../functions/services/reconcile.ts'
 import type { Database } from '../../functions/store/database.ts'
 import { chainEvents, drifts, journalTotals, receipts, runners } from '../../functions/store/schema.ts'
@@ -13,6 +13,7 @@ import { receiptToJson } from '../../protocol/receipt.ts'
 import { openContracts, signerOf } from '../contracts/setup.ts'
 import { openTestDatabase } from '../fixtures/database.ts'
 import { indexAll } from '../fixtures/indexed.ts'
+import { slash } from '../fixtures/slash.ts'
 
 let it: Awaited<ReturnType<typeof openContracts>>
 let database: Database
@@ -168,6 +169,37 @@ describe('reconcile', () => {
       registry: { accountOf: () => Promise.reject(new Error('refused')), payeeOf },
     } as unknown as Context
     await expect(getAccount(away, treasury)).rejects.toMatchObject({ code: 'unavailable' })
+  })
+
+  test('behavior: what slashes owe is compared payee by payee', async () => {
+    const staked = signerOf('staked runner')
+    await it.register(staked)
+    const token = { address: it.contracts.token, abi: testTokenAbi } as const
+    await it.send('provider', { ...token, functionName: 'mint', args: [signerOf('provider').address, 1_001n] })
+    await it.send('provider', { ...token, functionName: 'approve', args: [it.contracts.stake, 1_001n] })
+    const stake = (party: string, functionName: string, args: readonly unknown[]) =>
+      it.send(party, { address: it.contracts.stake, abi: stakeAbi, functionName, args })
+    await stake('provider', 'stake', [staked.address, 1_001n])
+    await slash(it, staked)
+    await stake('publisher', 'pay', [signerOf('buyer').address])
+    await index()
+    expect((await compare()).filter(({ kind }) => kind !== 'receipts')).toEqual([])
+    const { slashes } = addUp(await readEvents(database), treasury)
+    expect(Object.fromEntries(slashes)).toEqual({
+      [signerOf('buyer').address]: 0n,
+      [signerOf('publisher').address]: 100n,
+      '0x000000000000000000000000000000000000dead': 501n,
+    })
+    // An event that names another payee than the contract owes is told.
+    const [event] = await database.select().from(chainEvents).where(eq(chainEvents.name, 'Slashed'))
+    const told = (args: Record<string, string>) =>
+      database.update(chainEvents).set({ args }).where(eq(chainEvents.name, 'Slashed'))
+    await told({ ...event!.args, reporter: signerOf('stranger').address })
+    expect((await compare()).filter(({ kind }) => kind === 'slashes')).toMatchObject([
+      { subject: signerOf('stranger').address, expected: '100', found: '0' },
+    ])
+    await told(event!.args)
+    await database.delete(drifts)
   })
 
   test('behavior: a payment above every receipt seen here is told, with where its receipt is', async () => {

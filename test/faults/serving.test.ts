@@ -2,7 +2,7 @@ import { spawnSync } from 'node:child_process'
 import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
 import type { Assay, Inference } from '../../client/assay.ts'
 import { escrowAbi } from '../../contracts/abi.ts'
 import type { Marketplace, RunnerProcess } from '../../dev/marketplace.ts'
@@ -10,7 +10,7 @@ import { digitTensor, sampleModel } from '../../dev/sample/model.ts'
 import { localBuyer, settleNow } from '../../dev/story.ts'
 import { type Hex, toHex } from '../../protocol/bytes.ts'
 import { admit, eventually, fund, list, openMarketplace } from '../e2e/marketplace.ts'
-import { type FaultyLink, openFaultyLink } from './faultyLink.ts'
+import { type Direction, type FaultyLink, openFaultyLink } from './faultyLink.ts'
 import { slowModel } from './slowModel.ts'
 import { tableOf } from './table.ts'
 
@@ -23,6 +23,11 @@ const pixels = (seed: number) => digitTensor(seed % 10, seed)
 vi.setConfig({ testTimeout: 120_000 })
 const jobs = 6
 const price = 1_000n
+/** Stages of a job in which it, or its answer, is between edge and runner. */
+const ways = [
+  ['on its way to the runner', 'down'],
+  ['journalled, answer on its way', 'up'],
+] as const
 let seed = 1
 
 describe('faults while serving', () => {
@@ -115,6 +120,12 @@ describe('faults while serving', () => {
     expect(late, `${fault}: paid without an answer`).toBeLessThanOrEqual(lateJobs * price)
     return { answers, errors }
   }
+  /** Strikes while a job, or its answer, is held up beside the runner; then lets it go. */
+  const whileHeld = (direction: Direction, strike: () => Promise<unknown>) => async () => {
+    await link.next(direction, 'hold')
+    await strike()
+    link.release()
+  }
   const executorPid = async () => {
     const { executor } = (await (await fetch(`${runner.controlUrl}/status`)).json()) as { executor: number | null }
     return executor!
@@ -125,26 +136,20 @@ describe('faults while serving', () => {
     await ended
   }
 
-  test('an executor is killed while it runs', async () => {
+  test('an executor is killed in each stage of a job', async () => {
     const pid = await executorPid()
-    const { answers } = await suffer(
-      'kill -9 of an executor',
-      'running',
-      async () => {
-        await sleep(100)
-        process.kill(pid, 'SIGKILL')
-      },
-      { model: slow, count: 6 },
-    )
-    expect(answers).toHaveLength(7)
+    const kill = async () => process.kill(await executorPid(), 'SIGKILL')
+    const { answers } = await suffer('kill -9 of an executor', 'running', () => sleep(100).then(kill), { model: slow })
+    expect(answers).toHaveLength(jobs + 1)
     expect(await executorPid()).not.toBe(pid)
+    for (const [stage, direction] of ways) {
+      const { answers } = await suffer('kill -9 of an executor', stage, whileHeld(direction, kill))
+      expect(answers).toHaveLength(jobs + 1)
+    }
   })
 
   test.each(['cut', 'duplicate', 'delay', 'reorder'] as const)('the socket suffers a %s', async (fault) => {
-    for (const [direction, stage] of [
-      ['down', 'on its way to the runner'],
-      ['up', 'answer on its way'],
-    ] as const) {
+    for (const [stage, direction] of ways) {
       const { answers, errors } = await suffer(`socket: ${fault}`, stage, () => link.next(direction, fault))
       expect(errors).toEqual([])
       expect(answers).toHaveLength(jobs + 1)
@@ -157,10 +162,7 @@ describe('faults while serving', () => {
     expect(errors.map(({ name }) => name)).toEqual(['VerificationError'])
   })
 
-  test.each([
-    ['on its way to the runner', 'down'],
-    ['journalled, answer on its way', 'up'],
-  ] as const)('the runner is killed, job %s', async (stage, direction) => {
+  test.each(ways)('the runner is killed, job %s', async (stage, direction) => {
     const { answers } = await suffer('kill -9 of the runner', stage, async () => {
       await link.next(direction, 'hold')
       await killRunner()
@@ -187,32 +189,25 @@ describe('faults while serving', () => {
     )
   })
 
-  test.each([
+  describe.each([
     ['edge', 'kill -9 of the Worker'],
     ['database', 'kill -9 of the database'],
     ['chain', 'kill -9 of the chain'],
-  ] as const)('the %s is killed while jobs run, and comes back', async (service, fault) => {
-    // What the chain writes down once a second is what survives it.
-    if (service === 'chain') await sleep(2_500)
-    const { answers } = await suffer(
-      fault,
-      'running',
-      async () => {
-        await sleep(100)
-        await marketplace.crash(service)
-      },
-      { model: slow, count: 6 },
-    )
-    expect(answers).toHaveLength(7)
-  })
+  ] as const)('the %s is killed, and comes back', (service, fault) => {
+    const crash = () => marketplace.crash(service)
 
-  test('the edge is killed with answers on their way', async () => {
-    const { answers } = await suffer('kill -9 of the Worker', 'answer on its way', async () => {
-      await link.next('up', 'hold')
-      await marketplace.crash('edge')
-      link.release()
+    // What the chain writes down once a second is what survives it.
+    beforeEach(() => sleep(service === 'chain' ? 2_500 : 0))
+
+    test('while jobs run', async () => {
+      const { answers } = await suffer(fault, 'running', () => sleep(100).then(crash), { model: slow })
+      expect(answers).toHaveLength(jobs + 1)
     })
-    expect(answers).toHaveLength(jobs + 1)
+
+    test.each(ways)('with a job %s', async (stage, direction) => {
+      const { answers } = await suffer(fault, stage, whileHeld(direction, crash))
+      expect(answers).toHaveLength(jobs + 1)
+    })
   })
 
   test('a runner that stands still for seconds: late answers, or a refusal in words where the deadline is nearer', async () => {

@@ -81,8 +81,11 @@ contract ParsingTest is Test {
 
     function test_take_lengthsInTheirShortestFormOnly() public view {
         bytes memory long = new bytes(0x200);
-        bytes[6] memory heads =
-            [bytes(hex"3080"), hex"308100", hex"30817f", hex"30820000", hex"308200ff", hex"3083000100"];
+        // The last three say 256 bytes the way lengths of two bytes do, under another number of bytes.
+        bytes[9] memory heads = [
+            bytes(hex"3080"), hex"308100", hex"30817f", hex"30820000", hex"308200ff", hex"3083000100", hex"30830100",
+            hex"30800100", hex"30ff0100"
+        ];
         for (uint256 i = 0; i < heads.length; i++)
             malformed(abi.encodeCall(harness.take, (bytes.concat(heads[i], long), 0x30)));
         malformed(abi.encodeCall(harness.take, (hex"3000", 0x31)));
@@ -90,6 +93,7 @@ contract ParsingTest is Test {
 
     function test_expect_asManyBytesAsThereAre() public view {
         assertEq(harness.expect(hex"0102ff", 0x0102, 2), 1);
+        assertEq(harness.expect(hex"0102", 0x0102, 2), 0);
         malformed(abi.encodeCall(harness.expect, (hex"0102ff", 0x0103, 2)));
         // The padding of the call would be taken for what is expected.
         malformed(abi.encodeCall(harness.expect, ("", 0, 1)));

@@ -70,6 +70,8 @@ contract CertificateReadingTest is Reading {
         require(role(certificate(ROOT, "Test SGX PCK Processor CA", 1, true)) == Role.PckCa, "processor CA");
         require(role(certificate(ROOT, TCB_SIGNER, 1, false)) == Role.TcbSigner, "signer");
         require(role(leaf()) == Role.Pck, "leaf");
+        // The ending may be all of it.
+        require(role(certificate(PLATFORM_CA, "SGX PCK Certificate", 7, false)) == Role.Pck, "bare leaf");
         refusedCertificate(certificate(PLATFORM_CA, PCK, 1, true), ROLE);
         refusedCertificate(certificate(ROOT, TCB_SIGNER, 1, true), ROLE);
         refusedCertificate(certificate(ROOT, PLATFORM_CA, 1, false), ROLE);
@@ -200,6 +202,14 @@ contract CertificateReadingTest is Reading {
             )
         );
         refused(abi.encodeCall(reader.certificate, (short)), MALFORMED);
+        // One byte more is a whole key, and what is missing are the extensions.
+        bytes memory bare = Asn1.sequence(
+            bytes.concat(
+                tbs.version, tbs.serial, tbs.algorithm, tbs.issuer, tbs.validity, tbs.subject,
+                hex"3059301306072a8648ce3d020106082a8648ce3d03010703420004", new bytes(64)
+            )
+        );
+        refused(abi.encodeCall(reader.certificate, (bare)), DER);
     }
 
     function test_certificate_refusesExtensionsTwice() public view {

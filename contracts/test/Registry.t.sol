@@ -224,6 +224,15 @@ contract RegistryTest is Vendor {
         require(provider == address(0) && !is_, "active");
     }
 
+    /// @dev A runner that names nobody is paid by nobody, until it names somebody.
+    function test_active_neverForWhoNamesNobody() public {
+        register(NOW + 100, address(0));
+        require(!active(NOW), "active");
+        register(NOW + 100);
+        require(active(NOW), "not active");
+        assertEq(runner().provider, PROVIDER);
+    }
+
     function appraisal(bytes memory head, bytes memory b) private view returns (Quotes.Appraisal memory) {
         return registry.appraise(made(head, b).quote);
     }

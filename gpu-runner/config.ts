@@ -1,6 +1,6 @@
 import { z } from 'zod'
 import { type Hex, isHexOf } from '../protocol/bytes.ts'
-import { providers } from './engine/providers.ts'
+import { numbered, providers } from './engine/providers.ts'
 import type { SettlementPolicy } from './settlementPolicy.ts'
 
 const hex = (bytes: number) => z.custom<Hex>(isHexOf(bytes), `must be 0x and ${bytes * 2} hex digits`)
@@ -41,6 +41,17 @@ const Config = z.object({
   ASSAY_EXECUTORS: z.coerce.number().int().min(1).max(256).optional(),
   /** Where models run. A provider the runtime does not have is refused, never replaced by another. */
   ASSAY_PROVIDER: z.enum(providers).default('cpu'),
+  /** Which of the provider's devices run models, by number, separated by commas: an executor for each. Unset, all executors use the provider's first. */
+  ASSAY_DEVICES: z
+    .string()
+    .transform((text) => text.split(',').map((number) => number.trim()))
+    .pipe(
+      z
+        .array(z.string().regex(/^\d{1,3}$/, 'must be whole numbers separated by commas, such as 0,1'))
+        .refine((list) => new Set(list.map(Number)).size === list.length, 'names a device twice'),
+    )
+    .transform((list) => list.map(Number))
+    .optional(),
   /** Where the provider's own libraries lie, such as CUDA's; executors get nothing else of the environment. */
   ASSAY_LIBRARY_PATH: z.string().min(1).optional(),
   /** Bytes of models' files that each executor holds in memory; the least recently used leave for others. */
@@ -83,7 +94,21 @@ export function readConfig(environment: Record<string, string | undefined>): Con
   if (result.data.ASSAY_TEE === 'development' && !result.data.ASSAY_DEVELOPMENT_SEED) {
     throw new Error('ASSAY_TEE=development needs ASSAY_DEVELOPMENT_SEED.')
   }
+  checkDevices(result.data)
   return result.data
+}
+
+/** Refuses devices that nothing could be run on as asked. Throws an error that says what to set instead. */
+function checkDevices({ ASSAY_DEVICES: devices, ASSAY_PROVIDER: provider, ASSAY_EXECUTORS: executors }: Config): void {
+  if (!devices) return
+  if (!numbered.includes(provider))
+    throw new Error(
+      `ASSAY_DEVICES: the devices of "${provider}" have no numbers; those of ${numbered.join(', ')} have. Set ASSAY_PROVIDER, or ASSAY_EXECUTORS for how many run at a time.`,
+    )
+  if (executors !== undefined && executors !== devices.length)
+    throw new Error(
+      `ASSAY_EXECUTORS is ${executors}, and ASSAY_DEVICES names ${devices.length}: each device has one executor. Leave ASSAY_EXECUTORS unset.`,
+    )
 }
 
 /** Reads from the settings when earnings are claimed. */

@@ -3,7 +3,8 @@ import { access, statfs } from 'node:fs/promises'
 import { cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { isHexOf } from '../protocol/bytes.ts'
-import { readConfig } from './config.ts'
+import { type Config, readConfig } from './config.ts'
+import type { Provider } from './engine/providers.ts'
 
 /** What a check came to: well, working but worse than it should, or not working; unknown when it could not be looked at. */
 export type Health = 'good' | 'poor' | 'bad' | 'unknown'
@@ -19,6 +20,8 @@ export type DoctorDeps = {
   nodeVersion: string
   /** Lists the execution providers the runtime has, from a process of its own. */
   providers: () => Promise<string[]>
+  /** Tries one device of a provider, by number; gives null, or what the runtime says is missing. */
+  tryDevice: (provider: Provider, device: number) => Promise<string | null>
   /** Tells whether libsecp256k1's prebuilt binary loads. */
   nativeSigner: boolean
   /** Gives the address of a key. */
@@ -80,6 +83,30 @@ async function checkProviders({ environment, providers }: DoctorDeps): Promise<F
   } catch (error) {
     return finding('onnxruntime', 'bad', messageOf(error), 'Install the dependencies again with `npm ci`.')
   }
+}
+
+/** Tries each device that is to run models; nothing to say where none is named. What the settings say wrongly is told with them. */
+async function checkDevices({ environment, tryDevice }: DoctorDeps): Promise<Finding[]> {
+  if (environment.ASSAY_DEVICES === undefined) return []
+  let config: Config
+  try {
+    config = readConfig(environment)
+  } catch {
+    return [finding('devices', 'unknown', 'not looked at', 'Complete the settings first.')]
+  }
+  const { ASSAY_DEVICES: devices = [], ASSAY_PROVIDER: provider } = config
+  const complaints = await Promise.all(devices.map((device) => tryDevice(provider, device)))
+  const broken = devices.filter((_, index) => complaints[index] !== null)
+  return broken.length === 0
+    ? [good('devices', `${provider} runs on ${devices.join(', ')}: an executor on each`)]
+    : [
+        finding(
+          'devices',
+          'bad',
+          `${provider} does not run on ${broken.join(', ')}: ${complaints.find((complaint) => complaint !== null)}`,
+          'Name in ASSAY_DEVICES only devices that are here; their numbers begin at 0.',
+        ),
+      ]
 }
 
 const checkSigner = ({ nativeSigner }: DoctorDeps): Finding =>
@@ -227,6 +254,7 @@ export async function examine(deps: DoctorDeps): Promise<Finding[]> {
     checkMachine(),
     checkConfig(deps),
     await checkProviders(deps),
+    ...(await checkDevices(deps)),
     checkSigner(deps),
     await checkTee(deps),
     await checkDisk(deps),

@@ -6,11 +6,11 @@ import { tryProvider } from './engine/tryProvider.ts'
 import { readRunnerFile } from './runnerFile.ts'
 import { hasNativeSigner } from './signer.ts'
 
+const librariesOf = ({ ASSAY_LIBRARY_PATH: path }: Record<string, string | undefined>): Record<string, string> =>
+  path ? { LD_LIBRARY_PATH: path } : {}
+
 /** Lists the execution providers that work here: the runtime names some whose libraries it does not have. */
-async function workingProviders(): Promise<string[]> {
-  const environment: Record<string, string> = process.env.ASSAY_LIBRARY_PATH
-    ? { LD_LIBRARY_PATH: process.env.ASSAY_LIBRARY_PATH }
-    : {}
+async function workingProviders(environment: Record<string, string>): Promise<string[]> {
   const complaints = await Promise.all(providers.map((provider) => tryProvider(provider, environment)))
   return providers.filter((_, index) => complaints[index] === null)
 }
@@ -23,12 +23,15 @@ function settingsOf(environment: Record<string, string | undefined>): Record<str
 
 /** Examines this machine and prints what was found, as a table or as JSON. Gives the exit code: 1 when something does not work. */
 export async function runDoctor(asJson: boolean): Promise<number> {
+  const settings = settingsOf(process.env)
+  const libraries = librariesOf(settings)
   const findings = await examine({
-    environment: settingsOf(process.env),
+    environment: settings,
     fetch,
     now: Date.now,
     nodeVersion: process.version,
-    providers: workingProviders,
+    providers: () => workingProviders(libraries),
+    tryDevice: (provider, device) => tryProvider(provider, libraries, device),
     nativeSigner: hasNativeSigner(),
     addressOf: (key) => privateKeyToAddress(key as `0x${string}`),
     exists: reachable,

@@ -63,9 +63,9 @@ mkdirSync(config.ASSAY_STATE, { recursive: true, mode: 0o700 })
 async function edge(path: string, init?: RequestInit): Promise<Response> {
   const response = await fetch(`${config.ASSAY_EDGE}${path}`, { signal: AbortSignal.timeout(60_000), ...init })
   if (response.ok) return response
-  const problem = (await response.json().catch(() => ({}))) as { code?: string; detail?: string }
+  const problem = (await response.json().catch(() => ({}))) as { code?: string; detail?: string; hint?: string }
   throw new Error(
-    `The edge answered ${response.status} ${problem.code ?? ''} to ${path}: ${problem.detail ?? 'no reason given'}`,
+    `The edge answered ${response.status} ${problem.code ?? ''} to ${path}: ${problem.detail ?? 'no reason given'} ${problem.hint ?? ''}`.trim(),
   )
 }
 
@@ -96,10 +96,16 @@ const environment: Record<string, string> = config.ASSAY_LIBRARY_PATH
 const sandbox = await findSandbox()
 log('executors', { sandbox: sandbox.join(' ') || 'none' })
 const engine = { threads: config.ASSAY_THREADS, provider: config.ASSAY_PROVIDER, environment, sandbox }
+const devices = config.ASSAY_DEVICES ?? []
 const missing = engine.provider === 'cpu' ? null : await tryProvider(engine.provider, environment)
 if (missing) throw new Error(`ASSAY_PROVIDER=${engine.provider} does not work on this machine: ${missing}`)
-const executors = config.ASSAY_EXECUTORS ?? Math.max(1, Math.floor(availableParallelism() / config.ASSAY_THREADS))
-const executor = createExecutor({ ...engine, executors, memoryBudget: config.ASSAY_MODEL_MEMORY })
+for (const device of devices) {
+  const absent = await tryProvider(engine.provider, environment, device)
+  if (absent) throw new Error(`ASSAY_DEVICES: ${engine.provider} does not work on device ${device}: ${absent}`)
+}
+const executors =
+  devices.length || config.ASSAY_EXECUTORS || Math.max(1, Math.floor(availableParallelism() / config.ASSAY_THREADS))
+const executor = createExecutor({ ...engine, executors, devices, memoryBudget: config.ASSAY_MODEL_MEMORY })
 const ortVersion = (
   JSON.parse(readFileSync(createRequire(import.meta.url).resolve('onnxruntime-node/package.json'), 'utf8')) as {
     version: string
@@ -186,11 +192,13 @@ async function attest(): Promise<void> {
     roots: [vendorRoots, ...developmentSets],
     ...(config.ASSAY_VERIFIERS.length > 0 ? { agreedVerdict } : {}),
     postToEdge: async (registration) => {
-      await edge('/v1/runners', {
+      const answer = await edge('/v1/runners', {
         method: 'POST',
         headers: { 'content-type': 'application/json' },
         body: JSON.stringify(registration),
       })
+      const { notices = [] } = (await answer.json()) as { notices?: string[] }
+      for (const message of notices) log('attested_in_part', { message })
     },
   })
   ;({ workload, validUntil } = registered)

@@ -39,6 +39,8 @@ export type ExecutorOptions = {
   /** Processes that run at a time: as many as cores or GPUs, divided by the threads of each. */
   executors?: number
   provider?: Provider
+  /** Numbers of the provider's devices, an executor for each: as many run at a time, whatever `executors` says, and never two on one. */
+  devices?: readonly number[]
   /** How much of models' files each process holds; the least recently used leave for others. */
   memoryBudget?: number
   loadLimitMs?: number
@@ -77,7 +79,7 @@ const hopelessStarts = 5
 const clockTickMs = 1
 
 type Known = { digest: string; bytes: number; read: () => Promise<LoadableModel>; crashes: number[] }
-type Worker = { process: ExecutorProcess; providers: string[]; resident: Resident; users: Use[] }
+type Worker = { process: ExecutorProcess; device: number | null; providers: string[]; resident: Resident; users: Use[] }
 /** Says for which model a process is taken, and until when it may be used, on the executor's clock. */
 type Use = { known: Known; until: number }
 type Waiting = { use: Use; take: (worker: Worker) => void; refuse: (error: Error) => void }
@@ -111,6 +113,7 @@ class ExecutorPool implements Executor {
     this.#options = {
       executors: 1,
       provider: 'cpu',
+      devices: [],
       memoryBudget: 4 * 2 ** 30,
       loadLimitMs: 60_000,
       answerLimit: 2 ** 30,
@@ -122,8 +125,12 @@ class ExecutorPool implements Executor {
       ...options,
       environment: { ...(options.provider === 'cuda' ? pinned : {}), ...options.environment },
     }
-    const count = this.#options.executors + (this.#options.spare ? 1 : 0)
-    for (let i = 0; i < count; i++) this.#prepare(this.#start())
+    const { devices, spare } = this.#options
+    if (devices.length > 0) this.#options.executors = devices.length
+    const count = this.#options.executors + (spare ? 1 : 0)
+    // A model lies in the memory of one device, so each has its own process to stand by.
+    const places = devices.length > 0 ? [...devices, ...(spare ? devices : [])] : Array(count).fill(null)
+    for (const device of places) this.#prepare(this.#start(device))
   }
 
   async load(model: LoadableModel, reread?: () => Promise<LoadableModel>): Promise<void> {
@@ -181,7 +188,7 @@ class ExecutorPool implements Executor {
   }
 
   /** Starts a process, loads what it should know, and lets it work. One that follows others that died waits a little longer each time. */
-  async #start(): Promise<void> {
+  async #start(device: number | null): Promise<void> {
     const { longestBackoffMs, memoryBudget, now } = this.#options
     if (this.#diedInARow > 0)
       await sleep(Math.min(shortestBackoffMs * 2 ** this.#diedInARow, longestBackoffMs), undefined, { ref: false })
@@ -189,7 +196,7 @@ class ExecutorPool implements Executor {
     const process = this.#spawn()
     if (!process) {
       this.#diedInARow++
-      return this.#start()
+      return this.#start(device)
     }
     const startedAt = now()
     this.#processes.add(process)
@@ -198,10 +205,10 @@ class ExecutorPool implements Executor {
       const at = this.#idle.findIndex((worker) => worker.process === process)
       if (at >= 0) this.#idle.splice(at, 1)
       if (process.diedByItself()) this.#diedInARow = now() - startedAt > grownUpMs ? 1 : this.#diedInARow + 1
-      if (!this.#stopped) this.#prepare(this.#start())
+      if (!this.#stopped) this.#prepare(this.#start(device))
     })
     const providers = await process.ready.catch(() => null)
-    if (providers) return this.#warmUp({ process, providers, resident: new Resident(memoryBudget), users: [] })
+    if (providers) return this.#warmUp({ process, device, providers, resident: new Resident(memoryBudget), users: [] })
     if (this.#diedInARow < hopelessStarts) return
     const error = new NoExecutorError('No executor process starts. Are the dependencies installed (npm ci)?')
     for (const { refuse } of this.#waiting.splice(0)) refuse(error)
@@ -247,9 +254,11 @@ class ExecutorPool implements Executor {
 
   /** Takes a process that has nothing to do, one that holds the model where there is one; else one that can be sent the run ahead. */
   #findFor(use: Use): Worker | null {
-    if (this.#idle.length === 0 || this.#busy.size >= this.#options.executors) return this.#findAhead(use)
-    const holds = this.#idle.findLastIndex(({ resident }) => resident.has(use.known.digest))
-    const worker = this.#idle.splice(holds, 1)[0]!
+    const taken = new Set([...this.#busy].map(({ device }) => device ?? undefined))
+    const isFree = ({ device }: Worker) => device === null || !taken.has(device)
+    if (this.#busy.size >= this.#options.executors || !this.#idle.some(isFree)) return this.#findAhead(use)
+    const holds = this.#idle.findLastIndex((worker) => isFree(worker) && worker.resident.has(use.known.digest))
+    const worker = this.#idle.splice(holds >= 0 ? holds : this.#idle.findLastIndex(isFree), 1)[0]!
     worker.users.push(use)
     this.#busy.add(worker)
     this.#current = worker
@@ -339,7 +348,7 @@ class ExecutorPool implements Executor {
   }
 
   /** Loads a model into a process, after as many others have left as it takes. */
-  async #ensure({ process, providers, resident }: Worker, known: Known): Promise<void> {
+  async #ensure({ process, device, providers, resident }: Worker, known: Known): Promise<void> {
     if (resident.has(known.digest)) return
     const { provider, threads, loadLimitMs } = this.#options
     if (!providers.includes(provider))
@@ -351,7 +360,7 @@ class ExecutorPool implements Executor {
     }
     const files = external.map(({ path, data }) => fileOf(path, data))
     const tensors = [fileOf('graph', graph), ...files, ...fixed]
-    const text = JSON.stringify({ model: digest, threads, provider, files: files.length })
+    const text = JSON.stringify({ model: digest, threads, provider, device, files: files.length })
     try {
       await process.request({ kind: kinds.load, text, tensors }, loadLimitMs)
     } catch (error) {

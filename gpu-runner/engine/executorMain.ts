@@ -98,10 +98,11 @@ function fromOrt(name: string, tensor: OrtTensor): Tensor {
 }
 
 function load({ text, tensors: [graph, ...rest] }: Message): void {
-  const { model, threads, provider, files } = JSON.parse(text) as {
+  const { model, threads, provider, device, files } = JSON.parse(text) as {
     model: string
     threads: number
     provider: string
+    device: number | null
     files: number
   }
   const external = rest.slice(0, files)
@@ -109,7 +110,7 @@ function load({ text, tensors: [graph, ...rest] }: Message): void {
   const fixed = rest.slice(files).map((tensor) => [tensor.name, toOrt({ ...tensor, data: tensor.data.slice() })])
   const native = new binding.InferenceSession()
   native.loadModel(graph!.data.buffer as ArrayBuffer, graph!.data.byteOffset, graph!.data.byteLength, {
-    executionProviders: [provider],
+    executionProviders: [device === null ? provider : { name: provider, deviceId: device }],
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
     graphOptimizationLevel: 'all',

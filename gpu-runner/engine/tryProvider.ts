@@ -7,12 +7,14 @@ const negation = Buffer.from(
   'base64',
 )
 
-/** Finds out whether an execution provider works on this machine, by running a graph of one operator with it. Gives null, or what the runtime says is missing. */
+/** Finds out whether an execution provider works on this machine, or one of its devices by number, by running a graph of one operator with it. Gives null, or what the runtime says is missing. */
 export async function tryProvider(
   provider: Provider,
   environment: Record<string, string> = {},
+  device?: number,
 ): Promise<string | null> {
-  const executor = createExecutor({ threads: 1, provider, environment, spare: false })
+  const devices = device === undefined ? [] : [device]
+  const executor = createExecutor({ threads: 1, provider, devices, environment, spare: false })
   try {
     await executor.load({ digest: 'negation', graph: negation, external: [] })
     const x = new Uint8Array(Float32Array.of(1, -2, 0.5).buffer)

@@ -38,12 +38,46 @@ describe('examine', () => {
       now: () => now,
       nodeVersion: 'v24.1.0',
       providers: async () => ['cpu'],
+      tryDevice: async () => null,
       nativeSigner: true,
       addressOf: () => address,
       exists: async (path) => path === '/sys/kernel/config/tsm/report' || reachable(path),
       ...change,
     }
   }
+  const devices = (numbers: string, tryDevice: DoctorDeps['tryDevice'] = async () => null) =>
+    deps({
+      environment: { ...deps().environment, ASSAY_PROVIDER: 'cuda', ASSAY_DEVICES: numbers },
+      providers: async () => ['cpu', 'cuda'],
+      tryDevice,
+    })
+
+  test('behavior: each device named is tried, and what does not run is told by its number', async () => {
+    const tried: [string, number][] = []
+    const broken = devices('0, 4', async (provider, device) => {
+      tried.push([provider, device])
+      return device === 4 ? 'invalid device ordinal' : null
+    })
+    const findings = await examine(broken)
+    expect(tried).toEqual([
+      ['cuda', 0],
+      ['cuda', 4],
+    ])
+    expect(findings.find(({ check }) => check === 'devices')).toMatchObject({
+      health: 'bad',
+      detail: 'cuda does not run on 4: invalid device ordinal',
+    })
+    expect(await healthOf(devices('0,1'), 'devices')).toBe('good')
+    expect(await healthOf(deps(), 'devices')).toBeUndefined()
+  })
+
+  test('refusal: devices that are no numbers are told with the settings, and nothing is tried', async () => {
+    const wrong = devices('zero', async () => {
+      throw new Error('tried')
+    })
+    expect([await healthOf(wrong, 'settings'), await healthOf(wrong, 'devices')]).toEqual(['bad', 'unknown'])
+  })
+
   const healthOf = async (each: DoctorDeps, check: string) =>
     (await examine(each)).find((finding) => finding.check === check)?.health
 

@@ -45,6 +45,32 @@ describe('readRunnerFile', () => {
     expect(settingNames).toContain('ASSAY_EDGE')
   })
 
+  const configOf = (toml: string) =>
+    readConfig({
+      ...readRunnerFile(`edge = "https://edge.example"\nrpc = "https://node.example"\nstate = "/s"\n${toml}`).settings,
+      ASSAY_PROVIDER_KEY: `0x${'01'.repeat(32)}`,
+    })
+
+  test('behavior: devices are a list of numbers, an executor for each', () => {
+    expect(configOf('provider = "cuda"\ndevices = [0, 2]').ASSAY_DEVICES).toEqual([0, 2])
+    expect(configOf('provider = "cuda"\ndevices = 1\nexecutors = 1').ASSAY_DEVICES).toEqual([1])
+    expect(configOf('provider = "cuda"').ASSAY_DEVICES).toBeUndefined()
+  })
+
+  test.each([
+    ['a fraction', 'provider = "cuda"\ndevices = [0.5]', 'ASSAY_DEVICES.0: must be whole numbers'],
+    ['a number below nothing', 'provider = "cuda"\ndevices = [-1]', 'must be whole numbers'],
+    ['a word', 'provider = "cuda"\ndevices = ["gpu0"]', 'must be whole numbers'],
+    ['none', 'provider = "cuda"\ndevices = []', 'must be whole numbers'],
+    ['one twice', 'provider = "cuda"\ndevices = [1, 1]', 'names a device twice'],
+    ['one twice, written in two ways', 'provider = "cuda"\ndevices = ["1", "01"]', 'names a device twice'],
+    ['of the processor', 'devices = [0]', 'the devices of "cpu" have no numbers'],
+    ['of WebGPU', 'provider = "webgpu"\ndevices = [0]', 'the devices of "webgpu" have no numbers'],
+    ['fewer than executors', 'provider = "cuda"\ndevices = [0]\nexecutors = 2', 'each device has one executor'],
+  ])('refusal: devices: %s', (_, wrong, message) => {
+    expect(() => configOf(wrong)).toThrow(message)
+  })
+
   test.each([
     ['no TOML', 'edge = ', 'is not TOML (line 1)'],
     ['a setting there is not', text, 'no setting "models_unused"'],

@@ -94,7 +94,7 @@ export async function readBalance({
 /** Holds what settlements have paid and nobody has divided yet, for one runner and one publisher at one royalty; `provider` is the runner's. */
 export type Pot = { runner: Address; provider: Address; publisher: Address; royaltyBps: number; amount: bigint }
 
-/** Most pots divided in one transaction: some 40,000 gas each. */
+/** Most pots divided in one transaction: at most some 40,000 gas each, where each is the first that its payees are paid from. */
 const potsAtOnce = 100
 
 /** Finds the pots that hold something, out of the contracts' events; those of one payee, or all. */

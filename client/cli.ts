@@ -65,7 +65,17 @@ import { publishModel } from './publish.ts'
 import type { Requirements } from './requirements.ts'
 import { createRimSigner, verifyRim } from './rim.ts'
 import { settleFor } from './settleFor.ts'
-import { addStake, collectSlashes, coverReader, readStake, requestStake, slashRunner, withdrawStake } from './stake.ts'
+import {
+  addStake,
+  collectSlashes,
+  coverReader,
+  readStake,
+  requestStake,
+  type StakedKey,
+  slashRunner,
+  stakedKeys,
+  withdrawStake,
+} from './stake.ts'
 import { tryModel } from './tryModel.ts'
 import { requestWithdrawal, withdrawDeposit } from './withdraw.ts'
 
@@ -88,7 +98,7 @@ const usage = `assay <command> [--json]
   mandate revoke <address>                                  ends that at once
   collect [--of provider|publisher]                         withdraws what was earned
   settle --for <runner> [--minimum amount]                  claims a runner's earnings for its provider, from what its edge kept
-  stake show <runner>                                       shows what is staked on a runner's key, and what of it vouches for a job bought now
+  stake show <runner>                                       shows what is staked on a runner's key, what of it vouches for a job bought now, and its provider's other keys with a stake
   stake add <runner> <amount>                               stakes on a runner; it belongs to the runner's provider
   stake request <runner> <amount>                           asks a part back; it can be withdrawn 14 days later, and slashed until then
   stake withdraw <runner>                                   takes it out
@@ -629,10 +639,13 @@ const commands: Record<string, Command> = {
 
   async 'stake show'(text) {
     const runner = addressOf(text, 'stake show')
-    const { stake, token, chainId } = await networkOf(edge())
+    const connection = edge()
+    const { stake, token, chainId } = await networkOf(connection)
     if (!stake) throw new UsageError('Nobody can stake here: the edge names no contract of stakes.')
     const shown = await readStake({ publicClient: reader(chainId), contracts: { stake, token } }, runner)
-    return { result: shown, lines: rowsOf(shown) }
+    const keys = shown.provider ? await stakedKeys(connection, shown.provider) : []
+    const others = keys.filter((key) => key.runner !== runner.toLowerCase())
+    return { result: { ...shown, others }, lines: [...rowsOf(shown), ...others.flatMap(wordsOfOther)] }
   },
 
   async 'stake add'(text, values, second) {
@@ -823,6 +836,15 @@ const balanceWords = {
   owedBySlashes: 'owed by slashes (`assay stake collect`)',
   inbox: 'tokens sent here can be deposited',
 } as const
+
+/** Says what is staked on another key of the same provider, and how it comes away from one that is gone. */
+function wordsOfOther({ runner, online, amount, requested }: StakedKey): string[] {
+  const found = `also staked         ${amount} on ${runner}, ${online ? 'online' : 'offline'}`
+  if (online) return [found]
+  return requested === amount
+    ? [found, `  asked back; once its date has come: assay stake withdraw ${runner}`]
+    : [found, `  to move it to a new key: assay stake request ${runner} ${amount}; 14 days later withdraw, then add`]
+}
 
 const rowsOf = (fields: object) => Object.entries(fields).map(([name, value]) => `${name.padEnd(20)}${value ?? '-'}`)
 

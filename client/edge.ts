@@ -110,15 +110,13 @@ export function connectEdge(url: string, fetchImplementation: typeof fetch = fet
   const request = async (path: string, init: RequestInit): Promise<Response> => {
     const response = await reached(fetchImplementation(`${base}${path}`, init))
     if (response.ok) return response
-    const problem = (await response.json().catch(() => ({}))) as Record<string, unknown>
-    const { code = 'network', detail = `The edge answered ${response.status}.`, hint, ...rest } = problem
-    throw new EdgeError(
-      String(code),
-      response.status,
-      String(detail),
-      hint === undefined ? undefined : String(hint),
-      rest,
-    )
+    const problem = ((await response.json().catch(() => null)) ?? {}) as Record<string, unknown>
+    if (typeof problem.code !== 'string') {
+      const said = `${base} answered ${response.status} without a word an edge uses.`
+      throw new EdgeError('network', response.status, said, 'Is it the address of an edge?')
+    }
+    const { code, detail, hint, ...rest } = problem
+    throw new EdgeError(code, response.status, String(detail), hint === undefined ? undefined : String(hint), rest)
   }
   return {
     async json<T>(

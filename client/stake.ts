@@ -5,6 +5,7 @@ import type { Equivocation, SignedReceipt } from '../protocol/equivocation.ts'
 import { coverUntil } from '../protocol/stake.ts'
 import { channelSeconds } from './assay.ts'
 import { allow, type ChainAccess, type RefusalWords, sendCall } from './chainCall.ts'
+import type { Edge } from './edge.ts'
 
 /** Holds what a call to the stakes takes. */
 export type StakeAccess = ChainAccess & { contracts: { stake: Address; token: Address } }
@@ -125,6 +126,25 @@ export async function readStake(
     cover: cover.toString(),
     slashed,
   }
+}
+
+/** Names a key of a provider on which something is still staked; amounts in the token's smallest unit. */
+export type StakedKey = { runner: Hex; online: boolean; amount: string; requested: string }
+
+/** Lists the keys of a provider on which something is still staked, as the edge's index has it: a process that starts again has a new key, and what it staked stands on the old one. */
+export async function stakedKeys(edge: Edge, provider: Address): Promise<StakedKey[]> {
+  type Listed = { signer: Hex; online: boolean; stake: { amount: string; exiting: string } | null }
+  const keys: StakedKey[] = []
+  let cursor = ''
+  do {
+    const path = `/v1/runners?provider=${provider.toLowerCase()}&limit=100${cursor && `&cursor=${cursor}`}`
+    const page = await edge.json<{ runners: Listed[]; nextCursor: string | null }>(path)
+    for (const { signer, online, stake } of page.runners)
+      if (stake && stake.amount !== '0')
+        keys.push({ runner: signer, online, amount: stake.amount, requested: stake.exiting })
+    cursor = page.nextCursor ?? ''
+  } while (cursor)
+  return keys
 }
 
 const shownReceipt = ({ receipt, proof, signature }: SignedReceipt) => ({

@@ -20,7 +20,12 @@ export function runnerRoutes(context: Context): OpenAPIHono<App> {
       async (c) => c.json(await registerRunner(context, c.req.valid('json')), 201) as never,
     )
     .openapi(
-      createRoute({ method: 'get', path: '/v1/runners', request: { query: Page }, responses }),
+      createRoute({
+        method: 'get',
+        path: '/v1/runners',
+        request: { query: Page.extend({ provider: Address.optional() }) },
+        responses,
+      }),
       async (c) => c.json(await listRunners(context, c.req.valid('query'))) as never,
     )
     .openapi(

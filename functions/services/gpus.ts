@@ -2,9 +2,10 @@ import { type GpuJudgement, gpusFromJson, judgeGpus as judge } from '../../proto
 import { EncodingError, fromUtf8, type Hex } from '../../protocol/bytes.ts'
 import { createEvidenceCache, type GpuCollateral, type GpuEvidence } from '../../protocol/evidence/index.ts'
 import { parseStrictList } from '../../protocol/evidence/json.ts'
-import { askAboutGpus } from '../../protocol/evidence/ocsp.ts'
+import { askAboutGpus, unanswered } from '../../protocol/evidence/ocsp.ts'
 import { rimTableFromJson, type SignedRimTable } from '../../protocol/evidence/rim.ts'
 import type { Statement } from '../../protocol/evidence/statement.ts'
+import type { Claim } from '../../protocol/evidence/verdict.ts'
 import type { Context } from '../context.ts'
 import { UnavailableError } from '../errors.ts'
 
@@ -31,6 +32,22 @@ export async function gpuCollateral(context: Context, gpus: readonly GpuEvidence
   const source = { fetch, url: settings.OCSP_URL, nonce: () => crypto.getRandomValues(new Uint8Array(32)) }
   const ocsp = await askAboutGpus(gpus, source, Math.floor(now() / 1000), answers)
   return { rims: await readTables(context), ocsp }
+}
+
+/** Says to a provider what of its GPUs could not be judged, and what comes of it; nothing where all was, or there are none. */
+export function noticesOf(
+  claims: readonly Claim[],
+  gpus: readonly GpuEvidence[],
+  { ocsp }: Pick<GpuCollateral, 'ocsp'>,
+): string[] {
+  const open = claims.find(({ claim, status }) => claim === 'gpu_attested' && status === 'unknown')
+  const silent = unanswered(gpus, ocsp ?? {})
+  const notices = open ? [`Buyers who ask for an attested GPU do not find this runner: ${open.detail}`] : []
+  if (silent.length > 0)
+    notices.push(
+      `NVIDIA's OCSP responder did not answer for ${silent.join(', ')}. It is asked again every hour; nothing need be done.`,
+    )
+  return notices
 }
 
 /** Judges the GPUs of a registration as it is kept: what cannot be read is refused like what is false. */

@@ -1,4 +1,4 @@
-import { asc, eq, gt } from 'drizzle-orm'
+import { and, asc, eq, gt } from 'drizzle-orm'
 import { judgeRegistration, type RegistrationClaim, registrationFromJson } from '../../protocol/attestRegistration.ts'
 import { EncodingError, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import { canonicalJson } from '../../protocol/canonicalJson.ts'
@@ -13,7 +13,7 @@ import { coverAt } from '../match/requirements.ts'
 import { query } from '../store/database.ts'
 import { runners, stakes } from '../store/schema.ts'
 import { cache, collateralFor, type KeptCollateral } from './collateral.ts'
-import { gpuCollateral } from './gpus.ts'
+import { gpuCollateral, noticesOf } from './gpus.ts'
 
 /** Registers a runner: evidence verified here against collateral fetched here, keys compared with the quote, and the chain's registry must know it. */
 export async function registerRunner(
@@ -95,7 +95,7 @@ export async function registerRunner(
       .values({ signer, ...row })
       .onConflictDoUpdate({ target: runners.signer, set: row }),
   )
-  return { signer, verdict, validUntil: new Date(validUntil * 1000).toISOString() }
+  return { signer, verdict, validUntil: isoTime(validUntil), notices: noticesOf(verdict.claims, claim.gpus, ofGpus) }
 }
 
 const summary = {
@@ -147,14 +147,22 @@ function shown<T extends SummaryRow>({ settings, now }: Context, row: T) {
   }
 }
 
-/** Lists runners by key. */
-export async function listRunners(context: Context, { cursor, limit }: { cursor?: string; limit: number }) {
+/** Lists runners by key: all, or those a provider registered, also the ones that are gone. */
+export async function listRunners(
+  context: Context,
+  { cursor, limit, provider }: { cursor?: string | undefined; limit: number; provider?: Hex | undefined },
+) {
   const rows = await query(() =>
     context.database
       .select(summary)
       .from(runners)
       .leftJoin(stakes, eq(stakes.runner, runners.signer))
-      .where(cursor ? gt(runners.signer, cursor) : undefined)
+      .where(
+        and(
+          cursor === undefined ? undefined : gt(runners.signer, cursor),
+          provider === undefined ? undefined : eq(runners.provider, provider),
+        ),
+      )
       .orderBy(asc(runners.signer))
       .limit(limit + 1),
   )

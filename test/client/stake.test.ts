@@ -137,6 +137,9 @@ describe('assay stake and assay slash', () => {
       slashed: false,
     })
     expect(await listed(second)).toMatchObject({ amount: '0', cover: '0' })
+    // A key asked about that has no stake of its own: where the stake of its provider is.
+    expect(await shown(second)).toMatchObject({ amount: '0', others: [{ runner: runner.address, amount: '3500' }] })
+    expect(await shown(runner)).toMatchObject({ others: [] })
     expect((await assay('provider', 'balance', '--of', 'provider')).result).toMatchObject({
       wallet: '7000',
       staked: '3500',

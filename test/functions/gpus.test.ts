@@ -1,7 +1,8 @@
 import { describe, expect, test } from 'vitest'
 import type { Context } from '../../functions/context.ts'
-import { judgeGpus, rimTablesKey } from '../../functions/services/gpus.ts'
+import { gpuCollateral, judgeGpus, noticesOf, rimTablesKey } from '../../functions/services/gpus.ts'
 import { createDevelopmentGpu, type GpuFault } from '../../gpu-runner/tee/developmentGpu.ts'
+import { gpusFromJson } from '../../protocol/attestRegistration.ts'
 import { type Hex, utf8 } from '../../protocol/bytes.ts'
 import { gpuEvidenceDigest } from '../../protocol/evidence/gpu.ts'
 import { defaultPolicy, evidenceToJson, vendorRoots } from '../../protocol/evidence/index.ts'
@@ -87,6 +88,24 @@ describe('judgeGpus', () => {
       ok: true,
       claims: [{ status: 'unknown' }, {}],
     })
+  })
+
+  test('behavior: a provider is told what could not be judged, whose silence it was, and what comes of it', async () => {
+    const told = async (machine: Awaited<ReturnType<typeof showing>>) => {
+      const { context, statement, json } = machine
+      const judged = await judgeGpus(context, { statement, signer, gpus: json })
+      const gpus = gpusFromJson(json)
+      return noticesOf(judged.ok ? judged.claims : [], gpus, await gpuCollateral(context, gpus))
+    }
+    expect(await told(await showing())).toEqual([])
+    expect(await told(await showing([], { tables: false }))).toEqual([
+      expect.stringMatching(/do not find this runner: 2 of 2 .* No tables were given/),
+    ])
+    expect(await told(await showing([], { responder: false }))).toEqual([
+      expect.stringMatching(/do not find this runner: 2 of 2 .* OCSP was not asked/),
+      expect.stringMatching(/responder did not answer for .+ asked again every hour/),
+    ])
+    expect(noticesOf([], [], { ocsp: null })).toEqual([])
   })
 
   test('behavior: a machine without GPUs has nothing to say of them', async () => {

@@ -129,7 +129,9 @@ export function createProxy(options: ProxyOptions): (request: Request) => Promis
     admit(request, url, options)
     const { pathname } = url
     const method = (allowed: string) => {
-      if (request.method !== allowed) throw new ProxyError(405, `${pathname} takes ${allowed}.`, { allow: allowed })
+      // Whoever may GET may ask for the headers alone (RFC 9110 section 9.3.2).
+      const asked = request.method === 'HEAD' ? 'GET' : request.method
+      if (asked !== allowed) throw new ProxyError(405, `${pathname} takes ${allowed}.`, { allow: allowed })
     }
     if (pathname === '/v2' || pathname === '/v2/') {
       method('GET')

@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
 /** Holds a server that listens. */
@@ -13,10 +13,19 @@ export async function serve(
     try {
       await send(outgoing, await handler(toRequest(incoming)))
     } catch {
-      // What cannot even be read as a request: a Host header that is none, a method nobody knows.
+      // What cannot even be read as a request: a Host header that is none, a path that is a whole URL.
       if (!outgoing.headersSent) outgoing.writeHead(400, { 'content-type': 'application/json' })
-      outgoing.end('{"error":"This is not a request that can be read."}')
+      outgoing.end(unreadable(400))
     }
+  })
+  // The parser's own refusals, which Node answers without a body.
+  server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
+    if (!socket.writable) return
+    const status = statusOfParser[error.code ?? ''] ?? 400
+    const body = unreadable(status)
+    socket.end(
+      `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+    )
   })
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
@@ -33,6 +42,19 @@ export async function serve(
       })
     },
   }
+}
+
+const statusOfParser: Record<string, number> = { HPE_HEADER_OVERFLOW: 431, ERR_HTTP_REQUEST_TIMEOUT: 408 }
+
+/** Words what is wrong with bytes that are no request this server can read, and what to send in their place. */
+function unreadable(status: number): string {
+  const words: Record<number, string> = {
+    408: 'The request did not come to its end in time. Send it again, faster.',
+    431: 'The headers or the path are too long. Send shorter ones.',
+  }
+  const other =
+    'This is not a request that can be read. It takes HTTP/1.1, a known method, a path such as /v2, one Host and the true length of the body.'
+  return JSON.stringify({ error: words[status] ?? other })
 }
 
 function toRequest(incoming: IncomingMessage): Request {

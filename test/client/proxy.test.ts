@@ -1,4 +1,5 @@
 import { request as httpRequest } from 'node:http'
+import { connect } from 'node:net'
 import { gzipSync } from 'node:zlib'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { Inference, InferOptions } from '../../client/assay.ts'
@@ -586,6 +587,57 @@ describe('serve', () => {
     expect((await raw('/v2', { host: 'a b' })).status).toBe(400)
     expect((await raw('http://127.0.0.1/v2', { host: 'evil.example' })).status).toBe(400)
     expect((await raw('//evil.example/v2', { host: 'localhost' })).status).toBe(404)
+  })
+
+  /** Sends bytes as they are and gives the whole answer; null where there was none. */
+  const bytes = (text: string) =>
+    new Promise<{ status: number; error: string } | null>((resolve, reject) => {
+      const socket = connect(listening!.port, '127.0.0.1', () => socket.write(text))
+      let answer = ''
+      socket.on('data', (chunk) => {
+        answer += chunk
+      })
+      socket.on('error', reject)
+      socket.on('close', () => {
+        const [head, body] = answer.split('\r\n\r\n')
+        if (!body) return resolve(null)
+        resolve({ status: Number(head!.split(' ')[1]), error: (JSON.parse(body) as { error: string }).error })
+      })
+    })
+  const infer = 'POST /v2/models/m/infer HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n'
+
+  test.each([
+    ['a method nobody knows', 'BREW /v2 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n', 400],
+    ['no HTTP at all', 'hello\r\n\r\n', 400],
+    ['a length below nothing', `${infer}content-length: -1\r\n\r\n{}`, 400],
+    ['two lengths', `${infer}content-length: 2\r\ncontent-length: 3\r\n\r\n{}`, 400],
+    ['a length beside chunks', `${infer}content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}`, 400],
+    ['chunks that are none', `${infer}transfer-encoding: chunked\r\n\r\nzz\r\n`, 400],
+    ['a path beyond all measure', `GET /v2/${'x'.repeat(20_000)} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n`, 431],
+  ])('attack: %s is refused in words', async (_, text, status) => {
+    const { proxy, bought } = world()
+    listening = await serve(proxy, { port: 0 })
+    expect(await bytes(text)).toEqual({ status, error: expect.stringMatching(/It takes HTTP|Send shorter/) })
+    expect(bought).toEqual([])
+    expect((await raw('/v2', { host: 'localhost' })).status).toBe(200)
+  })
+
+  test('attack: a body that breaks off buys nothing, and the next request is answered', async () => {
+    const { proxy, bought } = world()
+    listening = await serve(proxy, { port: 0 })
+    const socket = connect(listening.port, '127.0.0.1', () => socket.write(`${infer}content-length: 1000\r\n\r\n{`))
+    socket.once('connect', () => socket.end())
+    await new Promise((resolve) => socket.resume().on('close', resolve))
+    expect((await raw('/v2', { host: 'localhost' })).status).toBe(200)
+    expect(bought).toEqual([])
+  })
+
+  test('behavior: HEAD is answered where GET is', async () => {
+    listening = await serve(world().proxy, { port: 0 })
+    const asked = (path: string) => raw(path, { host: 'localhost' }, 'HEAD')
+    expect(await asked('/v2')).toEqual({ status: 200, text: '' })
+    expect(await asked('/v2/models/m')).toEqual({ status: 200, text: '' })
+    expect(await asked('/v2/models/m/infer')).toEqual({ status: 405, text: '' })
   })
 
   test('behavior: a body past the bound is refused with words, not with a broken connection', async () => {

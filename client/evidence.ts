@@ -52,7 +52,7 @@ const text = (json: Json, field: string): string => {
 }
 
 /** Reads collateral by the names of Intel's verifiers (`tcb_info`, `pck_crl`, ...; CRLs in hexadecimal). Throws EncodingError naming what is missing. */
-export function intelCollateral(json: Json): Collateral {
+function intelCollateral(json: Json): Collateral {
   return {
     format: 'tdx',
     tcbInfo: text(json, 'tcb_info'),

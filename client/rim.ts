@@ -17,7 +17,7 @@ import { sha256 } from '../protocol/hash.ts'
 const { C14nCanonicalization, findAncestorNs } = createRequire(import.meta.url)('xml-crypto') as typeof XmlCrypto
 
 /** SHA-256 of the DER of "NVIDIA CoRIM signing Root CA", valid to 2053. */
-export const nvidiaRimRoot: Hex = '0x12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1'
+const nvidiaRimRoot: Hex = '0x12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1'
 
 const dsig = 'http://www.w3.org/2000/09/xmldsig#'
 const swid = 'http://standards.iso.org/iso/19770/-2/2015/schema.xsd'

@@ -11,7 +11,7 @@ const root = join(import.meta.dirname, '..')
 const require = createRequire(import.meta.url)
 
 /** The settings contracts are compiled with, here and by forge. */
-export const solcSettings = {
+const solcSettings = {
   evmVersion: 'osaka',
   viaIR: true,
   optimizer: { enabled: true, runs: 1_000_000 },
@@ -77,7 +77,7 @@ const calls: Record<string, readonly string[]> = {
 }
 
 /** Gives a contract's ABI with the errors that reach its callers from the contracts it calls. */
-export function abiOf(artifacts: Record<string, Artifact>, contract: string): Abi {
+function abiOf(artifacts: Record<string, Artifact>, contract: string): Abi {
   const own = artifacts[contract]!.abi
   const nameOf = (entry: Abi[number]) => (entry.type === 'error' ? entry.name : '')
   const named = new Set(own.map(nameOf))

@@ -28,9 +28,9 @@ import { childrenOf, stopProcess } from './processes.ts'
 import type { Progress } from './progress.ts'
 
 /** The escrow's fee in a local marketplace, in basis points. */
-export const localFeeBps = 100
+const localFeeBps = 100
 /** The escrow's withdrawal delay in a local marketplace, in seconds. */
-export const localWithdrawalDelaySeconds = 60
+const localWithdrawalDelaySeconds = 60
 
 /** Holds a running runner process. */
 export type RunnerProcess = { child: ChildProcess; controlUrl: string; signer: Hex; stop(): Promise<void> }

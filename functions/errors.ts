@@ -1,4 +1,4 @@
-import { type RefusalReason, refusalReasons } from '../protocol/frames.ts'
+import type { RefusalReason } from '../protocol/frames.ts'
 
 const refusalStatus: Record<RefusalReason, number> = {
   bad_terms: 422,
@@ -103,11 +103,6 @@ export class UnavailableError extends AssayError {
   constructor(what: string, cause?: unknown) {
     super('unavailable', `The ${what} cannot be reached.`, { cause })
   }
-}
-
-/** Tells whether a text names a refusal of a runner. */
-export function isRefusal(text: string): text is RefusalReason {
-  return (refusalReasons as readonly string[]).includes(text)
 }
 
 /** Names the headers a page of another origin may read. */

@@ -31,7 +31,7 @@ import type { AgreedVerdict } from './verdicts.ts'
 const postAttempts = 6
 
 /** How long a statement is good for, in seconds: as long as the registry keeps a registration. */
-export const statementSeconds = 86_400
+const statementSeconds = 86_400
 
 /** Reports that this machine would be refused, before anything is paid, and what to do. */
 export class MachineRefusedError extends Error {

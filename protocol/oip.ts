@@ -238,7 +238,7 @@ export function tensorToJson(tensor: Tensor): JsonTensor {
 }
 
 /** Gives the elements of a BYTES tensor as text. Throws TensorError unless each is UTF-8. */
-export function textsOf(tensor: Pick<Tensor, 'name' | 'data'>): string[] {
+function textsOf(tensor: Pick<Tensor, 'name' | 'data'>): string[] {
   try {
     return bytesElementsOf(tensor).map(fromUtf8)
   } catch {

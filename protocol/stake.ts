@@ -1,7 +1,7 @@
 /** How long a receipt's signer keeps what its cover was when it signed, in seconds (Stake.sol, DISPUTE_WINDOW). */
 export const disputeWindowSeconds = 604_800
 /** How long an exit of a stake waits, in seconds (Stake.sol, EXIT_DELAY). */
-export const exitDelaySeconds = 1_209_600
+const exitDelaySeconds = 1_209_600
 
 /** Holds a runner's stake, in the token's smallest unit; `exiting` is a part of `amount`, `withdrawableAt` in unix seconds, 0 where nothing was asked back. */
 export type StakePosition = { amount: bigint; exiting: bigint; withdrawableAt: bigint }

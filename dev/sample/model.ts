@@ -50,7 +50,7 @@ function softmax(logits: Float32Array): Float32Array {
 }
 
 /** Trains a 64-128-64-10 classifier of drawn digits by stochastic gradient descent, from a fixed seed. */
-export function trainDigits({ steps = 12_000, seed = 20_261_121 } = {}): Layer[] {
+function trainDigits({ steps = 12_000, seed = 20_261_121 } = {}): Layer[] {
   const random = createRandom(seed)
   const layers = [createLayer(64, 128, random), createLayer(128, 64, random), createLayer(64, 10, random)]
   for (let step = 0; step < steps; step++) {

@@ -78,7 +78,7 @@ export const Totals = z.strictObject({
 })
 
 /** Reads what a buyer asks of a machine. */
-export const RequirementsBody = z.strictObject({
+const RequirementsBody = z.strictObject({
   tee: z.string().max(32).optional(),
   tcbStatus: z.enum(tcbStatuses).optional(),
   gpuAttested: z.boolean().optional(),

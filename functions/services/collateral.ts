@@ -36,7 +36,7 @@ export const cache = createEvidenceCache()
 const digestOf = (collateral: Collateral) => toHex(sha256(utf8(canonicalJson(collateralToJson(collateral)))))
 
 /** Judges evidence under the roots this edge trusts. */
-export function judgeEvidence(
+function judgeEvidence(
   { roots, policy, now }: Pick<Context, 'roots' | 'policy' | 'now'>,
   evidence: Evidence,
   collateral: Collateral | null,

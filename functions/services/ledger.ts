@@ -33,7 +33,7 @@ export function readPayments(payments: string): Payment[] {
 const burnAddress: Hex = '0x000000000000000000000000000000000000dead'
 
 /** Names a pot as the ledger does. */
-export const potName = (runner: string, publisher: string, royaltyBps: string | number): string =>
+const potName = (runner: string, publisher: string, royaltyBps: string | number): string =>
   `${runner} ${publisher} ${royaltyBps}`
 
 function add<K>(book: Map<K, bigint>, key: K, amount: bigint): void {

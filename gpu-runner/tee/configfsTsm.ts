@@ -21,7 +21,7 @@ export type FileOperations = {
 const vlekGuid = 'c24b07a85aa23e48aae639c045a0b8a1'
 
 /** Reads the VLEK out of a certificate table, where the host has put one; null where it has not. Throws TeeUnavailableError on a table that lies about its size. */
-export function readVlek(table: Uint8Array): Uint8Array | null {
+function readVlek(table: Uint8Array): Uint8Array | null {
   const view = new DataView(table.buffer, table.byteOffset, table.byteLength)
   for (let at = 0; at + 24 <= table.length; at += 24) {
     const guid = Buffer.from(table.subarray(at, at + 16)).toString('hex')

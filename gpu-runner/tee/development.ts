@@ -60,7 +60,7 @@ const fmspc = '00a55a700000'
 const pceId = '0000'
 const seamSigner = '00'.repeat(48)
 /** MRSIGNER of the development quoting enclave, 64 hex digits. */
-export const developmentQeSigner = toHex(sha256(utf8('assay development quoting enclave signer'))).slice(2)
+const developmentQeSigner = toHex(sha256(utf8('assay development quoting enclave signer'))).slice(2)
 const ecdsaSha256 = sequence(oid('1.2.840.10045.4.3.2'))
 const day = 86_400
 

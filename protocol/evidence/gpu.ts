@@ -42,7 +42,7 @@ function readFwid(reader: DerReader): Uint8Array {
 }
 
 /** Reads the firmware identity out of a leaf's DICE extension: Hopper's composite device id, or Blackwell's TCB info (TCG DICE attestation architecture, §6.1.1). Throws EncodingError. */
-export function readFirmwareIdentity(leaf: Certificate): Uint8Array {
+function readFirmwareIdentity(leaf: Certificate): Uint8Array {
   const composite = leaf.extensions.get(dice)
   if (composite) {
     const outer = new DerReader(composite)
@@ -113,7 +113,7 @@ function checkMode({ opaque }: SpdmMeasurements): string {
 type Identity = { ueid: Hex; chip: string; driver: string; vbios: string; driverRim: string; vbiosRim: string }
 
 /** Names what a GPU runs, and the references that describe it (NVIDIA RIM service, identifiers). */
-export function gpuIdentity(leaf: Certificate, { opaque }: SpdmMeasurements): Identity {
+function gpuIdentity(leaf: Certificate, { opaque }: SpdmMeasurements): Identity {
   const driver = opaqueText(opaque, opaqueField.driverVersion)
   const vbios = vbiosVersion(opaque)
   const chip = leaf.commonName.split(' ')[0]!
@@ -375,7 +375,7 @@ export function verifyGpu(
 const sized = (bytes: Uint8Array) => concat(uint(BigInt(bytes.length), 4), bytes)
 
 /** Writes the evidence of a machine's GPUs in one canonical form, whose SHA-256 stands in the statement: a tag, how many, and of each its architecture, measurements and certificates, lengths in front. */
-export function encodeGpuEvidence(list: readonly GpuEvidence[]): Uint8Array<ArrayBuffer> {
+function encodeGpuEvidence(list: readonly GpuEvidence[]): Uint8Array<ArrayBuffer> {
   const each = list.flatMap(({ arch, evidence, certificates }) => [
     sized(utf8(arch)),
     sized(evidence),

@@ -12,7 +12,7 @@ export type EvidenceContext = { now: number; roots: Roots; policy: Policy; cache
 export type Found = Omit<Verdict, 'verdict' | 'tee' | 'root' | 'refusals'>
 
 /** Starts with nothing found but what no evidence of any kind can show. */
-export function foundNothing(): Found {
+function foundNothing(): Found {
   return {
     tcbStatus: null,
     moduleStatus: null,

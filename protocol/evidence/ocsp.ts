@@ -197,7 +197,7 @@ export type OcspSource = {
 }
 
 /** Asks about one certificate. Throws OcspUnavailableError. */
-export async function askOcsp(
+async function askOcsp(
   { certificate, issuer }: Pick<OcspQuestion, 'certificate' | 'issuer'>,
   { fetch, url, nonce }: OcspSource,
   now: number,

@@ -60,7 +60,7 @@ export async function verifyRimTable(signed: SignedRimTable, signers: readonly H
 }
 
 /** Tells which values a measurement may have, where a table has it active. */
-export function allowedValues(table: RimTable, index: number): readonly Hex[] | undefined {
+function allowedValues(table: RimTable, index: number): readonly Hex[] | undefined {
   return table.measurements[String(index)]
 }
 

@@ -18,9 +18,6 @@ export type Statement = {
   notAfter: bigint
 }
 
-/** Length of an encoded statement, in bytes. */
-export const statementLength = 205
-
 const tags = { vendor: ['ASY1stmt', 'ASY1'], development: ['ASYDstmt', 'ASYD'] } as const
 
 function fixed(bytes: Uint8Array, size: number, field: string): Uint8Array {

@@ -126,7 +126,7 @@ function checkQe(identity: QeIdentity, report: Uint8Array): Level {
 }
 
 /** Lowers a platform's status by its module's or quoting enclave's (QVL convergence): revoked wins, out of date spreads. */
-export function convergeStatus(platform: TcbStatus, other: TcbStatus): TcbStatus {
+function convergeStatus(platform: TcbStatus, other: TcbStatus): TcbStatus {
   if (platform === 'Revoked' || other === 'Revoked') return 'Revoked'
   if (platform === 'NotSupported' || other === 'NotSupported') return 'NotSupported'
   if (other !== 'OutOfDate') return platform

@@ -259,7 +259,7 @@ async function vet(collateral: TdxCollateral, root: Certificate): Promise<Vetted
 }
 
 /** Computes the digest that names one set of collateral. */
-export function tdxCollateralDigest(collateral: TdxCollateral): string {
+function tdxCollateralDigest(collateral: TdxCollateral): string {
   const { tcbInfo, tcbInfoSignature, tcbInfoChain, qeIdentity, qeIdentitySignature, qeIdentityChain } = collateral
   const texts = utf8(
     [tcbInfo, tcbInfoSignature, tcbInfoChain, qeIdentity, qeIdentitySignature, qeIdentityChain].join('\0'),

@@ -3,7 +3,7 @@ import type { TensorSpec } from '../manifest.ts'
 import type { Datatype } from '../tensors.ts'
 
 /** Lists why an ONNX file is refused. */
-export const onnxRefusals = ['truncated', 'malformed', 'too_large', 'too_deep', 'no_graph', 'unsupported_type'] as const
+const onnxRefusals = ['truncated', 'malformed', 'too_large', 'too_deep', 'no_graph', 'unsupported_type'] as const
 
 /** Reports an ONNX file that cannot be listed, and what to do. */
 export class OnnxError extends Error {
@@ -33,7 +33,7 @@ export type GraphInfo = {
 }
 
 /** Largest graph accepted, in bytes: protobuf itself ends at 2 GiB. */
-export const maxGraphBytes = 512 * 1024 * 1024
+const maxGraphBytes = 512 * 1024 * 1024
 const maxDepth = 64
 
 // Own reader: the listing needs a dozen fields of ONNX's protobuf (onnx.proto, IR version 10), must run in a Worker, and must survive hostile bytes; a general decoder allocates by what the file claims.

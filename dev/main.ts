@@ -1,14 +1,12 @@
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { tensorsFromJson } from '../protocol/oip.ts'
-import type { Tensor } from '../protocol/tensors.ts'
 import { developmentKey } from './keys.ts'
 import { takeLock } from './lock.ts'
 import { type LocalState, type Marketplace, startMarketplace } from './marketplace.ts'
+import { readOffer } from './offer.ts'
 import { createProgress, type Progress, StepError } from './progress.ts'
-import { sampleModel } from './sample/model.ts'
-import { type Offer, sellOne } from './story.ts'
+import { sellOne } from './story.ts'
 
 const usage = `Usage: npm start -- [--once] [--json] [--model model.onnx --input tensors.json] [--state folder]
 
@@ -41,33 +39,6 @@ function readArguments() {
   } catch (error) {
     process.stderr.write(`${(error as Error).message}\n\n${usage}`)
     process.exit(2)
-  }
-}
-
-function readOffer(model: string | undefined, input: string | undefined): Offer {
-  if (model === undefined || input === undefined) {
-    const { graph, example } = sampleModel()
-    const pixels: Tensor = {
-      name: 'pixels',
-      datatype: 'FP32',
-      shape: [1, 64],
-      data: new Uint8Array(example.pixels.buffer),
-    }
-    const card = readFileSync(join(import.meta.dirname, 'sample/README.md'), 'utf8')
-    return { graph, name: 'digits', card, price: 1_000n, royaltyBps: 1_000, inputs: [pixels] }
-  }
-  const name =
-    basename(model, '.onnx')
-      .toLowerCase()
-      .replace(/[^a-z0-9._-]+/g, '-')
-      .replace(/^[^a-z0-9]+/, '') || 'model'
-  return {
-    graph: new Uint8Array(readFileSync(model)),
-    name,
-    card: '',
-    price: 1_000n,
-    royaltyBps: 1_000,
-    inputs: tensorsFromJson(JSON.parse(readFileSync(input, 'utf8'))),
   }
 }
 

@@ -426,7 +426,10 @@ export class Assay {
 
   #checkPrice({ listing }: Model, { maxPrice }: InferOptions): void {
     if (maxPrice !== undefined && listing.price > maxPrice)
-      throw new VerificationError('price_above_cap', `The price is ${listing.price}, your cap is ${maxPrice}.`)
+      throw new VerificationError(
+        'price_above_cap',
+        `The price is ${listing.price}, your cap is ${maxPrice}. Raise the cap, or choose another model.`,
+      )
   }
 
   /** Places a job: at the channel's runner, at another when that one says for certain it did not take it, and again later when nobody else serves the model, until the deadline. A job that may have been taken is never placed twice. */

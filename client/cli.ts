@@ -255,8 +255,10 @@ function file(path: string | undefined, what: string): Buffer {
   if (!path) throw new UsageError(`Name ${what}.`)
   try {
     return readFileSync(path)
-  } catch {
-    throw new UsageError(`${path} cannot be read.`)
+  } catch (error) {
+    const why = { ENOENT: 'there is no such file', EISDIR: 'it is a folder', EACCES: 'you may not read it' }
+    const { code } = error as { code?: string }
+    throw new UsageError(`${path} cannot be read: ${why[code as keyof typeof why] ?? code}. Name another file.`)
   }
 }
 

@@ -46,7 +46,8 @@ export function readRunnerFile(text: string): RunnerFile {
   for (const [key, value] of Object.entries(rest)) {
     const name = `ASSAY_${key.toUpperCase()}`
     if (secrets.includes(key)) throw new RunnerFileError(`runner.toml holds ${key}; set ${name} in the environment.`)
-    if (!settingNames.includes(name)) throw new RunnerFileError(`runner.toml has no setting "${key}".`)
+    if (!settingNames.includes(name))
+      throw new RunnerFileError(`runner.toml has no setting "${key}"; docs/settings.md lists them.`)
     if (typeof value === 'object' && !Array.isArray(value))
       throw new RunnerFileError(`runner.toml: ${key} takes one value or a list.`)
     settings[name] = Array.isArray(value) ? value.join(',') : String(value)

@@ -18,9 +18,10 @@ describe('assay, typed wrong', () => {
     '/v1/network': {},
     '/market/v1/network': { chainId: 31_337, escrow: address, registry: address, token: address },
   }
-  const other = createServer(({ url }, response) =>
-    response.end(url && url in answers ? JSON.stringify(answers[url]) : '<html>'),
-  )
+  const other = createServer(({ url }, response) => {
+    if (url?.startsWith('/refusing')) response.statusCode = 404
+    response.end(url && url in answers ? JSON.stringify(answers[url]) : '<html>')
+  })
   let otherUrl: string
   beforeAll(async () => {
     await new Promise<void>((resolve) => other.listen(0, '127.0.0.1', resolve))
@@ -82,6 +83,12 @@ describe('assay, typed wrong', () => {
     await tell(['verify', 'empty.json'], { ASSAY_DEVELOPMENT_ROOT: 'zz' }, 2, 'npm start')
     await tell(['balance'], { ASSAY_EDGE: otherUrl }, 2, 'no edge')
     await tell(['models'], { ASSAY_EDGE: otherUrl }, 1, 'gave no JSON. Is it the address of an edge?')
+    await tell(['models'], { ASSAY_EDGE: `${otherUrl}/refusing` }, 1, 'answered 404 without a word an edge uses. Is it')
+  }, 120_000)
+
+  test('usage: files that are not there, or are none', async () => {
+    await tell(['publish', 'none.onnx'], {}, 2, 'none.onnx cannot be read: there is no such file. Name another')
+    await tell(['verify', '.'], {}, 2, '. cannot be read: it is a folder. Name another')
   }, 120_000)
 
   test('usage: files that hold something else', async () => {

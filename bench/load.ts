@@ -2,6 +2,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { pathToFileURL } from 'node:url'
 import { privateKeyToAccount } from 'viem/accounts'
 import { Assay } from '../client/assay.ts'
 import { publishModel } from '../client/publish.ts'
@@ -143,6 +144,11 @@ async function compareSums({ chain, contracts }: Marketplace, stateDir: string, 
   return { differing, received, paid }
 }
 
+/** How a runner is started so that it can be told to collect its garbage. */
+const collecting = `--expose-gc --import ${pathToFileURL(join(import.meta.dirname, 'load/collect.ts'))}`
+/** How long a runner is given to collect, in milliseconds: it takes some tens of them. */
+const collectMs = 3_000
+
 /** Runs the load. */
 export async function run(): Promise<Row[]> {
   const stateDir = mkdtempSync(join(tmpdir(), 'assay-load-'))
@@ -150,7 +156,7 @@ export async function run(): Promise<Row[]> {
   try {
     const started: RunnerProcess[] = []
     for (let index = 0; index < runners; index++)
-      started.push(await marketplace.startRunner({ name: `runner${index}` }))
+      started.push(await marketplace.startRunner({ name: `runner${index}`, environment: { NODE_OPTIONS: collecting } }))
     const digest = await listModel(marketplace, started)
     await fundBuyers(marketplace)
     const roots = [vendorRoots, readDevelopmentRoots(marketplace.chain.chainId, marketplace.developmentRoot)]
@@ -180,6 +186,10 @@ export async function run(): Promise<Row[]> {
     const before = bytes()
     const rest = await offer(most * share, (loadMs * 3) / 4, buy)
     const after = bytes()
+    // Only now, so that the comparison above is of runners left to themselves.
+    for (const { child } of started) child.kill('SIGUSR2')
+    await sleep(collectMs)
+    const collected = bytes()
     for (const runner of started) await settleNow(runner)
     const errors = [...warm.errors, ...rest.errors]
     for (const error of errors.slice(0, 3)) process.stderr.write(`load  ${error.name}: ${error.message}\n`)
@@ -213,6 +223,11 @@ export async function run(): Promise<Row[]> {
         ratio: Number((after / before).toFixed(3)),
         bar: 1.1,
         met: after / before <= 1.1,
+      }),
+      // V8 lets garbage lie while there is memory: what a runner holds on to is what a collection leaves.
+      row('the same when its garbage is collected; baseline: before that', collected / 2 ** 20, 'MiB', {
+        baseline: after / 2 ** 20,
+        ratio: Number((collected / after).toFixed(3)),
       }),
     ]
   } finally {

@@ -34,6 +34,16 @@ const titles = {
   internal: 500,
 } as const
 
+/** Words the next step for each code; a caller that knows better brings its own. */
+const hints: Record<keyof typeof titles, string> = {
+  invalid_request: 'Post what a runner posts to the edge, as JSON, and nonceBlock: docs/attestation.md.',
+  not_found: 'Verdicts are at /v1/verdicts/{evidenceDigest}; this verifier is described at /v1/verifier.',
+  payload_too_large: 'Leave out what is no part of the registration.',
+  evidence_refuted: 'docs/attestation.md words each refusal and its remedy.',
+  unavailable: `Nothing was signed. Post the same registration again in ${retryAfterSeconds} seconds.`,
+  internal: 'Report it to whoever runs this verifier, and ask another.',
+}
+
 function problem(
   code: keyof typeof titles,
   detail: string,
@@ -41,7 +51,15 @@ function problem(
   headers: Record<string, string> = {},
 ): Response {
   const status = titles[code]
-  const body = { type: `urn:assay:problem:${code}`, title: code.replaceAll('_', ' '), status, code, detail, ...extra }
+  const body = {
+    type: `urn:assay:problem:${code}`,
+    title: code.replaceAll('_', ' '),
+    status,
+    code,
+    detail,
+    hint: hints[code],
+    ...extra,
+  }
   return new Response(JSON.stringify(body), {
     status,
     headers: { ...headers, 'content-type': 'application/problem+json' },
@@ -49,13 +67,7 @@ function problem(
 }
 
 /** Words that something is away: what to do is the same whatever it is. */
-const away = (detail: string) =>
-  problem(
-    'unavailable',
-    detail,
-    { hint: `Nothing was signed. Post the same registration again in ${retryAfterSeconds} seconds.` },
-    { 'retry-after': String(retryAfterSeconds) },
-  )
+const away = (detail: string) => problem('unavailable', detail, {}, { 'retry-after': String(retryAfterSeconds) })
 
 function nonceBlockOf(json: unknown): bigint {
   const { nonceBlock } = (json ?? {}) as { nonceBlock?: unknown }

@@ -273,6 +273,29 @@ describe('a verifier', () => {
     expect(await response.json()).toMatchObject({ status, detail: expect.stringMatching(/.{10}/) })
   })
 
+  test('attack: what is malformed is refused in words with a next step, and signs nothing', async () => {
+    const { app } = open()
+    const refused = async (path: string, init?: RequestInit) => {
+      const response = await app.request(path, init)
+      const { code, hint } = (await response.json()) as Record<string, string>
+      expect(hint).toMatch(/docs|\/v1|Leave out/)
+      return [response.status, code]
+    }
+    for (const body of ['', '{', 'null', '[]', '[null]', '"x"', '1e999', '['.repeat(100_000), '{"nonceBlock":"-1"}'])
+      expect(await refused('/v1/verdicts', { method: 'POST', body })).toEqual([400, 'invalid_request'])
+    for (const gpus of [null, 5, [null], [[]], [{ format: 'gpu' }]]) {
+      const body = JSON.stringify({ nonceBlock: '1', statement: '0x', evidence: null, gpus })
+      expect(await refused('/v1/verdicts', { method: 'POST', body })).toEqual([400, 'invalid_request'])
+    }
+    const large = { method: 'POST', body: 'x'.repeat(1_100_000) }
+    expect(await refused('/v1/verdicts', large)).toEqual([413, 'payload_too_large'])
+    for (const path of ['/v1/verdicts/%', '/v1/verdicts/-1', '/v1/verdicts/%00', `/v1/verdicts/${'x'.repeat(9_000)}`])
+      expect(await refused(path)).toEqual([400, 'invalid_request'])
+    for (const path of ['/', '//v1/verifier', `/v1/verdicts/0x${'00'.repeat(32)}`])
+      expect(await refused(path)).toEqual([404, 'not_found'])
+    expect(await refused('/v1/verifier', { method: 'PATCH' })).toEqual([404, 'not_found'])
+  })
+
   test('refusal: a chain or a vendor that does not answer signs nothing and says so', async () => {
     const silent = async () => {
       throw new Error('timeout')

@@ -57,7 +57,7 @@ export function newChannel(id: Uint8Array, terms: Terms, key: string): Channel {
 }
 
 /** How far below the highest job number seen a new one may lie, so that parallel requests can arrive in any order. */
-export const jobWindow = 1_024n
+const jobWindow = 1_024n
 
 /** Tells whether a job number lies too far below the highest seen to begin, or among those only the journal knows. */
 export const isTooOld = (channel: Channel, job: bigint) =>

@@ -1,4 +1,3 @@
-import { equalBytes } from './bytes.ts'
 import { sha256 } from './hash.ts'
 
 /** Proves that a leaf is the `index`-th of `count` under a root; `path` runs from the leaf's sibling up. */
@@ -70,10 +69,4 @@ export function rootFromProof(leaf: Uint8Array, { index, count, path }: MerklePr
     last = Math.floor(last / 2)
   }
   return last === 0 ? hash : null
-}
-
-/** Checks an inclusion proof against a root. */
-export function verifyProof(leaf: Uint8Array, proof: MerkleProof, root: Uint8Array): boolean {
-  const computed = rootFromProof(leaf, proof)
-  return computed !== null && equalBytes(computed, root)
 }

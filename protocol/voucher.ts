@@ -4,9 +4,6 @@ import { type Domain, type StructType, typedDataDigest } from './eip712.ts'
 /** Promises a runner up to `cumulative` over the whole life of a channel; signed by the buyer. */
 export type Voucher = { channel: Hex; cumulative: bigint }
 
-/** Pairs a voucher with the buyer's signature. */
-export type SignedVoucher = Voucher & { signature: Uint8Array }
-
 const voucherType: StructType = {
   name: 'Voucher',
   fields: [

@@ -282,6 +282,17 @@ contract ClaimRefusals is RefusalSetup {
         name(100, 60, NOW + 10, false, bytes32(uint256(3)));
         assertSettles(mandated(35, NOW), Escrow.Status.MandateExceeded);
     }
+
+    /// @dev A key named again with a bound that its channel has passed already: nothing more, and the batch goes on.
+    function test_aMandateBelowWhatItsChannelWasPaid() public {
+        deployBetween(NOW - 60, NOW + 60);
+        name(100, 60, NOW + 10, true, 0);
+        Item memory one = mandated(50, NOW);
+        assertSettles(one, Escrow.Status.Settled);
+        name(100, 40, NOW + 10, true, 0);
+        (one.receipt.cumulative, one.voucher) = (55, 55);
+        assertSettles(one, Escrow.Status.MandateExceeded);
+    }
 }
 
 /// @notice Refuses packings whose parts do not add up.
@@ -529,6 +540,19 @@ contract EscrowRefusals is RefusalSetup {
         escrow.withdraw();
         assertEq(token.balanceOf(buyer), 900);
         assertFails(buyer, abi.encodeCall(Escrow.withdraw, ()), Escrow.NotRequested.selector);
+    }
+
+    /// @dev What was not asked back stays, and can be settled from.
+    function test_aPartWithdrawn() public {
+        address buyer = vm.addr(BUYER);
+        vm.prank(buyer);
+        escrow.requestWithdrawal(400);
+        vm.warp(NOW + 1 days);
+        vm.prank(buyer);
+        escrow.withdraw();
+        assertEq(token.balanceOf(buyer), 400);
+        assertEq(balanceOfBuyer(), 600);
+        assertSettles(item(600, NOW), Escrow.Status.Settled);
     }
 
     function test_payouts() public {

@@ -52,6 +52,11 @@ export const unobservable: readonly { contract: Contract; text: string; as?: boo
     text: 'amount <= type(uint120).max',
     because: 'the sum is checked again, with the same error',
   },
+  {
+    contract: 'Escrow.sol',
+    text: 'buyer.code.length == 23',
+    because: 'nobody can deploy code that begins with 0xEF, so what does is a delegation',
+  },
   { contract: 'Escrow.sol', text: 'mandate.spent >= mandate.cap', because: 'what is left is zero without it' },
   {
     contract: 'Escrow.sol',

@@ -587,7 +587,8 @@ contract Escrow is Standings, IFollowsStandings {
         uint256 kind = claim.kind();
         if (kind == Claims.MANDATE) {
             key = Claims.recover(digest, claim.signature());
-            return (key != address(0) && mandates[buyer][key].cap > 0, key);
+            // No mandate names address zero, which no signature stands for.
+            return (mandates[buyer][key].cap > 0, key);
         }
         if (kind == Claims.KEY) {
             if (buyer == address(0) || (!keyed && buyer.code.length > 0 && !delegates(buyer))) return (false, address(0));

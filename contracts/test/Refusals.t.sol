@@ -422,6 +422,22 @@ contract PackingRefusals is RefusalSetup {
         Escrow.Status[] memory got = escrow.settleChannels(abi.encodePacked(head, proof, group(one.terms, 1), body(one)));
         assertStatus(got[0], Escrow.Status.BadReceipt);
     }
+
+    /// @dev A proof that ends below its root proves nothing, even where the runner signed what it leads to, or signed zero, which is no root.
+    function test_aProofThatEndsBelowItsRoot() public {
+        bytes32 domain = escrow.domainSeparator();
+        Item memory one = item(100, NOW);
+        bytes32 leaf = harness.leaf(harness.channelOf(domain, one.terms), one.receipt);
+        bytes32 other = keccak256("another leaf");
+        bytes memory proof = abi.encodePacked(uint32(1), uint32(3), uint8(1), other);
+        bytes32[2] memory roots = [Protocol.node(other, leaf), bytes32(0)];
+        for (uint256 i = 0; i < roots.length; i++) {
+            bytes memory signature = signCompact(RUNNER, Protocol.batchDigest(domain, roots[i], 3));
+            bytes memory head = abi.encodePacked(vm.addr(RUNNER), signature, uint16(1), uint8(1), uint8(1));
+            Escrow.Status[] memory got = escrow.settleChannels(abi.encodePacked(head, proof, group(one.terms, 1), body(one)));
+            assertStatus(got[0], Escrow.Status.BadReceipt);
+        }
+    }
 }
 
 /// @notice Refuses deposits, exits and mandates, each with its own error.

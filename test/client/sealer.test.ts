@@ -1,8 +1,9 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { createSealer, findNodeCrypto } from '../../client/sealer.ts'
+import { createSealer } from '../../client/sealer.ts'
 import { createEnvelope, type Direction, direction } from '../../protocol/envelope.ts'
 import { sha256 } from '../../protocol/hash.ts'
+import { findNodeCrypto } from '../../protocol/nodeEnvelope.ts'
 
 const bytes = (label: number) => new Uint8Array(sha256(new Uint8Array([label])))
 const keys = { request: bytes(1), answer: bytes(2), salt: bytes(3) }

@@ -1,9 +1,8 @@
 import { batchDigest } from './batch.ts'
 import { equalBytes, type Hex, toHex } from './bytes.ts'
 import type { Domain } from './eip712.ts'
-import { sha256 } from './hash.ts'
 import { type Recover, rememberKeys } from './knownKeys.ts'
-import { type MerkleProof, rootFromProof } from './merkle.ts'
+import { type MerkleProof, node as parent, rootFromProof } from './merkle.ts'
 
 /** Holds a leaf, its place in a batch, and the batch's signature. */
 export type Signed = { leaf: Uint8Array; proof: MerkleProof; signature: Uint8Array }
@@ -72,13 +71,4 @@ function stands({ root, nodes }: Batch, leaf: Uint8Array, { index, count, path }
   // Copies: a view would keep the message it came in.
   if (nodes.size < maxNodes) for (const [place, bytes] of met) nodes.set(place, bytes.slice())
   return true
-}
-
-const scratch = new Uint8Array(65)
-scratch[0] = 0x01
-
-function parent(left: Uint8Array, right: Uint8Array): Uint8Array {
-  scratch.set(left, 1)
-  scratch.set(right, 33)
-  return sha256(scratch)
 }

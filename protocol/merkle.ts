@@ -7,7 +7,8 @@ export type MerkleProof = { index: number; count: number; path: Uint8Array[] }
 const scratch = new Uint8Array(65)
 scratch[0] = 0x01
 
-function node(left: Uint8Array, right: Uint8Array): Uint8Array {
+/** Hashes two nodes to the one above them (RFC 9162 §2.1.1). Throws RangeError unless each has 32 bytes. */
+export function node(left: Uint8Array, right: Uint8Array): Uint8Array {
   if (left.length !== 32 || right.length !== 32) throw new RangeError('A node has two children of 32 bytes.')
   scratch.set(left, 1)
   scratch.set(right, 33)

@@ -7,6 +7,7 @@ import { createRequire } from 'node:module'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { bundleEdge } from '../../dev/edge.ts'
+import { freePort, untilReady } from '../../dev/processes.ts'
 import { domain } from '../serve/model.ts'
 
 /** The path of workerd's own binary, which its package exports. */
@@ -65,15 +66,6 @@ async function startSink() {
   }
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
 /** Starts workerd with the three Workers, its files under `stateDir`; gives their addresses. */
 export async function startWorkerd(stateDir: string) {
   const database = await startSink()
@@ -84,20 +76,8 @@ export async function startWorkerd(stateDir: string) {
   const child = spawn(workerd, ['serve', join(stateDir, 'config.capnp'), '--experimental'], {
     stdio: ['ignore', 'ignore', 'pipe'],
   })
-  let errors = ''
-  child.stderr.on('data', (chunk: Buffer) => {
-    errors = (errors + chunk.toString()).slice(-2_000)
-  })
   const urlOf = (mode: (typeof modes)[number]) => `http://127.0.0.1:${ports[mode]}`
-  for (let left = 100; ; left--) {
-    const up = await fetch(urlOf('hand')).then(
-      () => true,
-      () => false,
-    )
-    if (up) break
-    if (left === 0 || child.exitCode !== null) throw new Error(`workerd did not start. ${errors}`)
-    await new Promise((resolve) => setTimeout(resolve, 100))
-  }
+  await untilReady('workerd', child, 10_000, async () => (await fetch(urlOf('hand'))) !== null)
   return {
     urlOf,
     pid: child.pid,

@@ -1,11 +1,10 @@
 import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { freePort } from '../../dev/processes.ts'
 import { load, post } from '../edge/load.ts'
 import { buildModel, type ModelName, models } from './model.ts'
 
@@ -13,15 +12,6 @@ import { buildModel, type ModelName, models } from './model.ts'
 export function missingPython(): string | null {
   const { status } = spawnSync('python3', ['-c', 'import fastapi, uvicorn, onnxruntime, numpy'], { stdio: 'ignore' })
   return status === 0 ? null : 'python3 with fastapi, uvicorn, onnxruntime and numpy is not installed'
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 /** Starts FastAPI on uvicorn with onnxruntime and the same model. `rate` keeps so many requests in flight for a while and gives how many were answered a second. */

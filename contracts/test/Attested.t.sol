@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {RefusalSetup} from "./Refusals.t.sol";
-import {ToldRegistry} from "./Standings.t.sol";
+import {ToldRegistry, ToldSetup} from "./Standings.t.sol";
 import {Test} from "./Test.sol";
 import {Escrow} from "../Escrow.sol";
 import {Protocol} from "../Protocol.sol";
-import {RunnerRegistry} from "../RunnerRegistry.sol";
 
 /// @dev Two runners of two providers attest, lapse, are stopped and taken up again, while claims of two listings each are settled and pots
 ///      divided, in any order. Keeps its own account of every attestation ever given.
-contract AttestedHandler is RefusalSetup {
+contract AttestedHandler is ToldSetup {
     struct Given {
         uint256 from;
         uint256 until;
@@ -30,12 +28,7 @@ contract AttestedHandler is RefusalSetup {
     string public broken;
 
     constructor() {
-        deploy(100);
-        registry = new ToldRegistry();
-        for (uint256 n = 1; n < 4; n++) registry.approve(bytes32(n));
-        escrow = new Escrow(token, RunnerRegistry(address(registry)), TREASURY, GUARDIAN, 100, 1 days);
-        registry.follow(address(escrow));
-        token.approve(address(escrow), type(uint256).max);
+        registry = deployTold();
         fund(type(uint120).max);
         attest(0, 1 days, 0);
         attest(1, 1 days, 1);

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.30;
 
-import {RefusalSetup} from "./Refusals.t.sol";
-import {ToldRegistry} from "./Standings.t.sol";
+import {ToldRegistry, ToldSetup} from "./Standings.t.sol";
 import {Escrow} from "../Escrow.sol";
 import {Protocol} from "../Protocol.sol";
-import {RunnerRegistry} from "../RunnerRegistry.sol";
 
 /// @notice Attacks the pots: what is in one goes to its runner's provider and nobody else, and what it remembers of the runner is worth
 ///         no more than the registry's word.
-contract PotsTest is RefusalSetup {
+contract PotsTest is ToldSetup {
     uint256 private constant SECOND = 0xA11CF;
     address private constant OTHER_PROVIDER = address(0x2001);
 
@@ -17,12 +15,7 @@ contract PotsTest is RefusalSetup {
     uint128 private next = 1;
 
     function setUp() public {
-        deploy(100);
-        registry = new ToldRegistry();
-        for (uint256 n = 1; n < 4; n++) registry.approve(bytes32(n));
-        escrow = new Escrow(token, RunnerRegistry(address(registry)), TREASURY, GUARDIAN, 100, 1 days);
-        registry.follow(address(escrow));
-        token.approve(address(escrow), type(uint256).max);
+        registry = deployTold();
         fund(1_000_000);
         registry.set(vm.addr(RUNNER), PROVIDER, uint32(NOW - 60), uint32(NOW + 600), 1);
         registry.set(vm.addr(SECOND), OTHER_PROVIDER, uint32(NOW - 60), uint32(NOW + 600), 1);

@@ -42,6 +42,18 @@ contract ToldRegistry is MeasurementPolicy {
     }
 }
 
+/// @notice Sets up an escrow that follows a registry which is told who is attested, with three workloads approved.
+abstract contract ToldSetup is RefusalSetup {
+    function deployTold() internal returns (ToldRegistry registry) {
+        deploy(100);
+        registry = new ToldRegistry();
+        for (uint256 n = 1; n < 4; n++) registry.approve(bytes32(n));
+        escrow = new Escrow(token, RunnerRegistry(address(registry)), TREASURY, GUARDIAN, 100, 1 days);
+        registry.follow(address(escrow));
+        token.approve(address(escrow), type(uint256).max);
+    }
+}
+
 /// @notice Checks that what the policy ends is ended in the escrow at once, and what the escrow remembers of a runner is worth no more than that.
 contract StandingsTest is RefusalSetup {
     ToldRegistry private registry;

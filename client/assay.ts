@@ -30,6 +30,7 @@ import type { Listing } from '../protocol/listing.ts'
 import type { Manifest } from '../protocol/manifest.ts'
 import { type Body, checkTensors, decodeBody, encodeBody } from '../protocol/oip.ts'
 import { type Detail, detailToJson, jobStatus, type Receipt, receiptToJson } from '../protocol/receipt.ts'
+import { RenewedMap } from '../protocol/renewedMap.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
 import { coverUntil } from '../protocol/stake.ts'
 import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
@@ -140,7 +141,7 @@ type Channel = {
   /** The voucher about to be signed: jobs of one turn share it. */
   signing: Promise<Voucher> | null
   /** The newest receipts, by job: what a second answer is held against. */
-  receipts: Map<bigint, SignedReceipt>
+  receipts: RenewedMap<bigint, SignedReceipt>
   opened: boolean
   dead: boolean
 }
@@ -366,7 +367,7 @@ export class Assay {
       free: 0n,
       voucher: null,
       signing: null,
-      receipts: new Map(),
+      receipts: new RenewedMap(),
       opened: false,
       dead: false,
     }
@@ -520,7 +521,7 @@ export class Assay {
     )
     channel.opened = true
     channel.receipts.set(job, keepReceipt(answer))
-    if (channel.receipts.size > keptReceipts) channel.receipts.delete(channel.receipts.keys().next().value!)
+    if (channel.receipts.size > keptReceipts) channel.receipts.delete(channel.receipts.oldest!)
 
     let plaintext: Uint8Array
     try {

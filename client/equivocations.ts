@@ -13,7 +13,7 @@ import { channelOf, type Terms } from '../protocol/terms.ts'
 import type { Edge } from './edge.ts'
 
 /** Holds what a buyer has of one channel: its terms, and a signed receipt a job. */
-export type KeptReceipts = { terms: Terms; receipts: ReadonlyMap<bigint, SignedReceipt> }
+export type KeptReceipts = { terms: Terms; receipts: Pick<ReadonlyMap<bigint, SignedReceipt>, 'get'> }
 
 /** Compares receipts a buyer has with those its edge shows of the same channel, and gives every job its runner provably answered twice. What does not prove anything is passed over: the edge may show what it likes. Throws EdgeError. */
 export async function findEquivocations(

@@ -2,7 +2,9 @@ import { type Hex, toHex } from '../protocol/bytes.ts'
 import type { Domain } from '../protocol/eip712.ts'
 import type { RefusalReason } from '../protocol/frames.ts'
 import type { Listing } from '../protocol/listing.ts'
+import { RenewedMap } from '../protocol/renewedMap.ts'
 import { channelOf, type Terms } from '../protocol/terms.ts'
+import { EndedJobs, jobWindow } from './endedJobs.ts'
 import type { NativeEnvelope } from './nativeEnvelope.ts'
 import type { RecordedAnswer } from './recorder.ts'
 
@@ -26,9 +28,9 @@ export type Channel = {
   reserved: bigint
   highestJob: bigint
   /** Jobs being run, with the digests of their sealed bodies, whom to tell how they end, and what lets go of them. */
-  running: Map<bigint, { bodyHash: string; waiting: ((finished: Finished) => void)[]; cancel: () => void }>
+  running: RenewedMap<bigint, { bodyHash: string; waiting: ((finished: Finished) => void)[]; cancel: () => void }>
   /** Digests of the sealed bodies of jobs that ended, as far back as a new job may lie. */
-  ended: Map<bigint, string>
+  ended: EndedJobs
   /** Up to this number only the journal knows which jobs ended; one it does not know may have been, so it is not begun. */
   forgotten: bigint
   /** Whether a job ended since the last look. */
@@ -48,33 +50,27 @@ export function newChannel(id: Uint8Array, terms: Terms, key: string): Channel {
     cumulative: 0n,
     reserved: 0n,
     highestJob: 0n,
-    running: new Map(),
-    ended: new Map(),
+    running: new RenewedMap(),
+    ended: new EndedJobs(),
     forgotten: -1n,
     stirred: false,
     contexts: new Map(),
   }
 }
 
-/** How far below the highest job number seen a new one may lie, so that parallel requests can arrive in any order. */
-const jobWindow = 1_024n
-
 /** Tells whether a job number lies too far below the highest seen to begin, or among those only the journal knows. */
 export const isTooOld = (channel: Channel, job: bigint) =>
   job + jobWindow <= channel.highestJob || job <= channel.forgotten
 
-/** Remembers that a job ended, and forgets those too old to begin again: the journal still knows them. */
+/** Remembers that a job ended; those too old to begin again are left to the journal. */
 export function noteEnded(channel: Channel, job: bigint, bodyHash: string): void {
   channel.ended.set(job, bodyHash)
   channel.stirred = true
-  // A sweep now and then, not one a job.
-  if (channel.ended.size <= 1.25 * Number(jobWindow)) return
-  for (const ended of channel.ended.keys()) if (isTooOld(channel, ended)) channel.ended.delete(ended)
 }
 
 /** Leaves what a channel at rest did to the journal: there may be very many of them. */
 export function rest(channel: Channel): void {
-  if (!channel.stirred && channel.running.size === 0 && channel.ended.size > 0) {
+  if (!channel.stirred && channel.running.size === 0 && !channel.ended.empty) {
     channel.ended.clear()
     channel.forgotten = channel.highestJob
   }

@@ -4,6 +4,7 @@ import { concat, type Hex, readUint, toHex, uint } from '../protocol/bytes.ts'
 import { decodeFrame } from '../protocol/frames.ts'
 import type { MerkleProof } from '../protocol/merkle.ts'
 import type { Detail, Receipt } from '../protocol/receipt.ts'
+import { RenewedMap } from '../protocol/renewedMap.ts'
 import { decodeTerms, encodeTerms, type Terms } from '../protocol/terms.ts'
 import type { JournalReply, JournalWrite, WrittenChannel } from './journalWriter.ts'
 
@@ -184,7 +185,7 @@ type Waiting = { resolve: () => void; reject: (error: Error) => void }
 
 /** Hands writes to a thread of their own: an fsync blocks the thread that waits for it. */
 function startWriter(path: string, maxBytes: number | undefined) {
-  const waiting = new Map<number, Waiting>()
+  const waiting = new RenewedMap<number, Waiting>()
   let nextId = 1
   let worker: Worker | null = null
   const start = () => {

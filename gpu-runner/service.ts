@@ -258,8 +258,9 @@ export class JobService {
   /** Answers a job that ended, tells that one is being run, or refuses one whose number cannot be used; null for one to begin. */
   #settledAlready(channel: Channel, job: bigint, bodyHash: string): Finished | 'joins' | null {
     const { journal, now } = this.#deps
-    const old = isTooOld(channel, job) && !channel.ended.has(job) ? journal.find(channel.id, job) : null
-    const known = channel.ended.get(job) ?? (old ? byteText(old.bodyHash) : null)
+    const ended = channel.ended.get(job)
+    const old = ended === undefined && isTooOld(channel, job) ? journal.find(channel.id, job) : null
+    const known = ended ?? (old ? byteText(old.bodyHash) : null)
     const decision = checkJob(channel, job, bodyHash, known, Math.floor(now() / 1000))
     if (decision === 'join') return 'joins'
     if (decision === 'replay') {

@@ -3,6 +3,7 @@ import { equalBytes, type Hex, toHex } from './bytes.ts'
 import type { Domain } from './eip712.ts'
 import { type Recover, rememberKeys } from './knownKeys.ts'
 import { type MerkleProof, node as parent, rootFromProof } from './merkle.ts'
+import { RenewedMap } from './renewedMap.ts'
 
 /** Holds a leaf, its place in a batch, and the batch's signature. */
 export type Signed = { leaf: Uint8Array; proof: MerkleProof; signature: Uint8Array }
@@ -19,7 +20,7 @@ const levelStep = 2 ** 32
 
 /** Makes what tells signers and remembers batches: of many answers under one signature each node of the tree is hashed once, and the signature looked at once. What it says is what hashing every path and recovering every signature would say. Keeps the newest `capacity` batches. */
 export function rememberBatches(recover: Recover = rememberKeys(), capacity = 64): BatchSigner {
-  const known = new Map<string, Batch>()
+  const known = new RenewedMap<string, Batch>()
   return (domain, signed, likely) => {
     const { leaf, proof, signature } = signed
     const key = `${domain.chainId} ${domain.escrow} ${likely} ${proof.count} ${toHex(signature)}`
@@ -32,7 +33,7 @@ export function rememberBatches(recover: Recover = rememberKeys(), capacity = 64
     const batch: Batch = { root, nodes: new Map() }
     stands(batch, leaf, proof)
     known.set(key, batch)
-    if (known.size > capacity) known.delete(known.keys().next().value!)
+    if (known.size > capacity) known.delete(known.oldest!)
     return signer
   }
 }

@@ -2,6 +2,7 @@ import { type Hex, toHex } from '../../protocol/bytes.ts'
 import type { Domain } from '../../protocol/eip712.ts'
 import { decodeFrame, type JobRequest } from '../../protocol/frames.ts'
 import type { Receipt } from '../../protocol/receipt.ts'
+import { RenewedMap } from '../../protocol/renewedMap.ts'
 import { AssayError } from '../errors.ts'
 import type { SqlStorage } from '../platform.ts'
 import type { ChannelSpent, LeaseAnswer, LeaseRequest, Returned } from '../services/credit.ts'
@@ -83,7 +84,7 @@ const refuse = (code: ConstructorParameters<typeof AssayError>[0], detail: strin
 export class CreditGate {
   readonly #deps: CreditGateDeps
   readonly #purses = new Map<Hex, Purse>()
-  readonly #reserved = new Map<string, Reservation>()
+  readonly #reserved = new RenewedMap<string, Reservation>()
   #resting = false
   #life: number | null = null
   #questions = 0

@@ -11,6 +11,7 @@ import {
   setDeadline,
   setTicket,
 } from '../../protocol/frames.ts'
+import { RenewedMap } from '../../protocol/renewedMap.ts'
 import { AssayError } from '../errors.ts'
 import { AnswerCache } from './answerCache.ts'
 
@@ -86,13 +87,13 @@ const unreachable = (accepted: boolean) =>
 /** Hands jobs to one runner in batches, within the credit it gives, and each answer to the buyer who waits. Outlives connections: what was on the wire when one broke is sent again on the next, and the runner answers a repeated job from its journal. */
 export class Relay {
   readonly #deps: RelayDeps
-  readonly #byTicket = new Map<number, Job>()
-  readonly #byKey = new Map<string, Job>()
+  readonly #byTicket = new RenewedMap<number, Job>()
+  readonly #byKey = new RenewedMap<string, Job>()
   readonly #answers = new AnswerCache()
   #queue: Job[] = []
   #onWire = 0
   /** Jobs given up by their tickets, until the runner says what became of them. */
-  readonly #givenUp = new Map<number, Asked>()
+  readonly #givenUp = new RenewedMap<number, Asked>()
   #heldBytes = 0
   #nextTicket: number
   #connected = false
@@ -135,7 +136,7 @@ export class Relay {
   lost(): void {
     this.#drop()
     this.#lostAt = this.#deps.now()
-    for (const job of [...this.#byTicket.values()]) if (!job.sent) this.#fail(job, unreachable(false))
+    for (const job of this.#byTicket.values()) if (!job.sent) this.#fail(job, unreachable(false))
   }
 
   /** Takes up a connection that was introduced before the relay slept. */
@@ -150,7 +151,7 @@ export class Relay {
     this.#unanswered = 0
     // A runner answers on the socket it was asked on, or not at all.
     this.#givenUp.clear()
-    const again = [...this.#byTicket.values()].filter(({ onWire }) => onWire)
+    const again = this.#byTicket.values().filter(({ onWire }) => onWire)
     for (const job of again) job.onWire = false
     this.#onWire = 0
     this.#queue = [...again, ...this.#queue]
@@ -321,7 +322,7 @@ export class Relay {
     if (reachable.length === 0) return
     for (const { ticket, request } of reachable) {
       this.#givenUp.set(ticket, askedOf(request))
-      if (this.#givenUp.size > maxGivenUp) this.#givenUp.delete(this.#givenUp.keys().next().value!)
+      if (this.#givenUp.size > maxGivenUp) this.#givenUp.delete(this.#givenUp.oldest!)
     }
     this.#deps.send(joinFrames(reachable.map(({ request }) => encodeCancel(request))))
   }
@@ -353,7 +354,7 @@ export class Relay {
   #sweep(): void {
     const now = this.#deps.now()
     const away = !this.#connected && now - this.#lostAt >= reconnectMs
-    const jobs = [...this.#byTicket.values()]
+    const jobs = this.#byTicket.values()
     if (!away && this.#ready) this.#giveUp(jobs.filter(({ deadline }) => deadline <= now))
     for (const job of jobs) {
       const { sent } = job

@@ -1,3 +1,5 @@
+import { RenewedMap } from '../renewedMap.ts'
+
 /** Remembers work whose outcome depends on its key alone: verified signatures and parsed texts, never a verdict, because a verdict depends on the time. */
 export type EvidenceCache = {
   /** Gives what was made under this key before, or makes it. A promise that rejects is forgotten. */
@@ -6,7 +8,7 @@ export type EvidenceCache = {
 
 /** Creates a cache that keeps the most recently used entries. One may serve every format; keys carry the roots they were verified under. */
 export function createEvidenceCache(capacity = 256): EvidenceCache {
-  const entries = new Map<string, Promise<unknown>>()
+  const entries = new RenewedMap<string, Promise<unknown>>()
   return {
     remember<T>(key: string, make: () => Promise<T>): Promise<T> {
       const known = entries.get(key) as Promise<T> | undefined
@@ -18,7 +20,7 @@ export function createEvidenceCache(capacity = 256): EvidenceCache {
       const made = make()
       entries.set(key, made)
       made.catch(() => entries.delete(key))
-      if (entries.size > capacity) entries.delete(entries.keys().next().value!)
+      if (entries.size > capacity) entries.delete(entries.oldest!)
       return made
     },
   }

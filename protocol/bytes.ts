@@ -52,6 +52,18 @@ export function fromHex(text: string, size?: number): Uint8Array<ArrayBuffer> {
   return bytes
 }
 
+/** Reads hexadecimal digits that stand as text among bytes; null where a character is none. */
+export function fromHexDigits(text: Uint8Array, at: number, size: number): Uint8Array<ArrayBuffer> | null {
+  const bytes = new Uint8Array(size)
+  for (let i = 0; i < size; i++, at += 2) {
+    const high = digitValues[text[at]!] ?? 255
+    const low = digitValues[text[at + 1]!] ?? 255
+    if ((high | low) > 15) return null
+    bytes[i] = (high << 4) | low
+  }
+  return bytes
+}
+
 /** Makes a check for text of so many bytes in hexadecimal of either case with its 0x prefix, as people write keys and addresses. */
 export function isHexOf(size: number): (text: unknown) => text is Hex {
   const form = new RegExp(`^0x[0-9a-fA-F]{${size * 2}}$`)

@@ -1,5 +1,7 @@
 import { EncodingError, fromHex, fromUtf8, type Hex, utf8 } from './bytes.ts'
+import { KnownHeaders } from './knownHeaders.ts'
 import type { TensorSpec } from './manifest.ts'
+import { ByForm } from './tensorForm.ts'
 import { checkTensorLength, type Datatype, elementCount, elementSize, isDatatype, type Tensor } from './tensors.ts'
 
 /** Reports a tensor that is not what a model takes, or a request that is not in the protocol's form. */
@@ -9,6 +11,18 @@ export class TensorError extends Error {
 
 /** Checks tensors against what a model takes: every name once, datatype, rank, fixed dimensions, and length of data. Throws TensorError naming the tensor, what was expected and what came. */
 export function checkTensors(tensors: readonly Tensor[], specs: readonly TensorSpec[]): void {
+  const known = fitting.get(specs)
+  if (known?.find(tensors)) return
+  checkEach(tensors, specs)
+  const forms = known ?? new ByForm<true>()
+  forms.remember(tensors, true)
+  if (!known) fitting.set(specs, forms)
+}
+
+/** Forms that were found to fit, by what a model takes. */
+const fitting = new WeakMap<readonly TensorSpec[], ByForm<true>>()
+
+function checkEach(tensors: readonly Tensor[], specs: readonly TensorSpec[]): void {
   const expected = new Map(specs.map((spec) => [spec.name, spec]))
   const seen = new Set<string>()
   for (const tensor of tensors) {
@@ -275,10 +289,34 @@ export function encodeBody(
   tensors: readonly Tensor[],
   parameters?: Parameters,
 ): Uint8Array<ArrayBuffer> {
-  const head = parameters === undefined ? '' : `"parameters":${JSON.stringify(parameters)},`
-  let list = ''
-  for (const tensor of tensors) list += (list === '' ? '' : ',') + binaryTensorText(tensor)
-  return assemble(`{${head}"${member}":[${list}]}`, tensors)
+  if (parameters !== undefined)
+    return assemble(`{"parameters":${JSON.stringify(parameters)},"${member}":[${listText(tensors)}]}`, tensors)
+  const known = headers[member].find(tensors)
+  if (known) return withHeader(known, tensors)
+  const bytes = assemble(`{"${member}":[${listText(tensors)}]}`, tensors)
+  const raw = tensors.reduce((sum, { data }) => sum + data.length, 0)
+  headers[member].remember(tensors, bytes.slice(0, bytes.length - raw))
+  return bytes
+}
+
+/** Headers without parameters, their prefix before them. */
+const headers = { inputs: new ByForm<Uint8Array>(), outputs: new ByForm<Uint8Array>() }
+const lists = new ByForm<string>()
+
+const listText = (tensors: readonly Tensor[]): string =>
+  lists.find(tensors) ?? lists.remember(tensors, tensors.map(binaryTensorText).join())
+
+function withHeader(header: Uint8Array, tensors: readonly Tensor[]): Uint8Array<ArrayBuffer> {
+  let length = header.length
+  for (const { data } of tensors) length += data.length
+  const bytes = new Uint8Array(length)
+  bytes.set(header)
+  let offset = header.length
+  for (const { data } of tensors) {
+    bytes.set(data, offset)
+    offset += data.length
+  }
+  return bytes
 }
 
 /** Writes the plaintext of an envelope that carries an error instead of tensors. */
@@ -355,8 +393,10 @@ export function readTensors(list: unknown, member: 'inputs' | 'outputs', binary:
   return tensors
 }
 
-/** Holds the plaintext of an envelope: tensors as views into it, or an error. */
-export type Body = { parameters: Record<string, unknown>; tensors: Tensor[]; error?: string }
+/** Holds the plaintext of an envelope: tensors as views into it, or an error; `salt` is what a request says it is. */
+export type Body = { salt: unknown; tensors: Tensor[]; error?: string }
+
+const knownHeaders = { inputs: new KnownHeaders(), outputs: new KnownHeaders() }
 
 /** Reads the plaintext of an envelope. Tensors are views, nothing is copied. Throws TensorError unless every byte is accounted for. */
 export function decodeBody(member: 'inputs' | 'outputs', bytes: Uint8Array): Body {
@@ -364,19 +404,27 @@ export function decodeBody(member: 'inputs' | 'outputs', bytes: Uint8Array): Bod
   const headerLength = u32(bytes, 0)
   if (u32(bytes, 4) !== 0 || headerLength % 8 !== 0 || headerLength > bytes.length - 8)
     throw new TensorError("The body's prefix is malformed.")
+  const headerBytes = bytes.subarray(8, 8 + headerLength)
+  const raw = bytes.subarray(8 + headerLength)
+  const known = knownHeaders[member].read(headerBytes, raw)
+  if (known) return known
+  let text: string
   let header: Record<string, unknown>
   try {
-    header = JSON.parse(fromUtf8(bytes.subarray(8, 8 + headerLength))) as Record<string, unknown>
+    text = fromUtf8(headerBytes)
+    header = JSON.parse(text) as Record<string, unknown>
   } catch {
     throw new TensorError("The body's header is not JSON.")
   }
-  if (typeof header?.error === 'string') return { parameters: {}, tensors: [], error: header.error }
+  if (typeof header?.error === 'string') return { salt: undefined, tensors: [], error: header.error }
   const list = header?.[member]
   // An envelope carries tensors in binary only: one form, one size, one set of bytes to commit to.
   if (Array.isArray(list) && list.some((json: JsonTensor | null) => json?.parameters?.binary_data_size === undefined))
     throw new TensorError('A tensor in an envelope has no binary_data_size.')
-  const tensors = readTensors(list, member, bytes.subarray(8 + headerLength))
-  return { parameters: (header.parameters ?? {}) as Record<string, unknown>, tensors }
+  const tensors = readTensors(list, member, raw)
+  const { salt } = (header.parameters ?? {}) as { salt?: unknown }
+  knownHeaders[member].remember(headerBytes, text, salt, tensors)
+  return { salt, tensors }
 }
 
 /** Reads a little-endian u32; four bytes cost less than making a DataView. */
@@ -385,9 +433,9 @@ function u32(bytes: Uint8Array, at: number): number {
 }
 
 /** Reads the buyer's salt from a request's parameters. Throws TensorError unless it is 32 bytes of hexadecimal. */
-export function saltOf(body: Body): Uint8Array {
+export function saltOf({ salt }: Body): Uint8Array {
   try {
-    return fromHex(body.parameters.salt as Hex, 32)
+    return salt instanceof Uint8Array ? salt : fromHex(salt as Hex, 32)
   } catch {
     throw new TensorError('The request has no 32-byte salt.')
   }

@@ -1,5 +1,6 @@
 import { compareBytes, EncodingError, fromUtf8, Reader, utf8 } from './bytes.ts'
 import { sha256 } from './hash.ts'
+import { ByForm } from './tensorForm.ts'
 
 /** Lists the Open Inference Protocol v2 datatypes. */
 export const datatypes = [
@@ -115,20 +116,18 @@ const datatypeBytes = Object.fromEntries(datatypes.map((name) => [name, utf8(nam
 const lengthOf = ({ tensor, nameBytes, datatype }: Prepared) =>
   2 + nameBytes.length + 1 + datatype.length + 1 + 8 * tensor.shape.length + 8 + tensor.data.length
 
-const anew = (length: number) => new Uint8Array(length)
+/** Holds canonical bytes, and where in them the data of each tensor stands, in the order the tensors were given. */
+type Canonical = { bytes: Uint8Array<ArrayBuffer>; places: number[] }
 
-/** Writes the canonical bytes of a set of tensors behind `prefix`, in one pass: they are hashed for every answer. `room` gives the bytes to write to. */
-function writeCanonical(
-  prefix: readonly Uint8Array[],
-  tensors: readonly Tensor[],
-  room: (length: number) => Uint8Array<ArrayBuffer> = anew,
-): Uint8Array<ArrayBuffer> {
+/** Writes the canonical bytes of a set of tensors behind `prefix`, in one pass. */
+function writeCanonical(prefix: readonly Uint8Array[], tensors: readonly Tensor[]): Canonical {
   const prepared = prepare(tensors)
   let length = 4
   for (const part of prefix) length += part.length
   for (const each of prepared) length += lengthOf(each)
-  const bytes = room(length)
+  const bytes = new Uint8Array(length)
   const view = new DataView(bytes.buffer)
+  const places: number[] = []
   let offset = 0
   const put = (part: Uint8Array) => {
     bytes.set(part, offset)
@@ -151,14 +150,15 @@ function writeCanonical(
     bytes[offset++] = tensor.shape.length
     for (const dimension of tensor.shape) putU64(dimension)
     putU64(tensor.data.length)
+    places[tensors.indexOf(tensor)] = offset
     put(tensor.data)
   }
-  return bytes
+  return { bytes, places }
 }
 
 /** Writes the canonical bytes of a set of tensors, sorted by name. Throws EncodingError on a repeated name or a wrong length. */
 export function canonicalTensors(tensors: readonly Tensor[]): Uint8Array {
-  return writeCanonical([], tensors)
+  return writeCanonical([], tensors).bytes
 }
 
 /** Reads canonical bytes back. Throws EncodingError unless the bytes are exactly what `canonicalTensors` would write. */
@@ -194,12 +194,20 @@ export function parseCanonicalTensors(bytes: Uint8Array): Tensor[] {
 
 const commitmentTag = utf8('ASY1tens')
 
-// Most commitments are to a few hundred bytes, written over for each: memory of their own would cost more than their hash.
-const scratch = new Uint8Array(16 * 1024)
-const scratchOf = (length: number) => (length <= scratch.length ? scratch.subarray(0, length) : new Uint8Array(length))
+/** Longest canonical bytes kept to be written over for the next tensors of the same form. */
+const maxKept = 16 * 1024
+const kept = new ByForm<Canonical>()
 
 /** Commits to a set of tensors under a 32-byte salt, so a small input cannot be guessed from its digest. */
 export function tensorCommitment(salt: Uint8Array, tensors: readonly Tensor[]): Uint8Array {
   if (salt.length !== 32) throw new EncodingError(`A salt takes 32 bytes, got ${salt.length}.`)
-  return sha256(writeCanonical([commitmentTag, salt], tensors, scratchOf))
+  const known = kept.find(tensors)
+  if (known) {
+    known.bytes.set(salt, commitmentTag.length)
+    for (let at = 0; at < tensors.length; at++) known.bytes.set(tensors[at]!.data, known.places[at]!)
+    return sha256(known.bytes)
+  }
+  const written = writeCanonical([commitmentTag, salt], tensors)
+  if (written.bytes.length <= maxKept) kept.remember(tensors, written)
+  return sha256(written.bytes)
 }

@@ -1,7 +1,9 @@
 import { createRequire } from 'node:module'
 import { type Hex, toHex } from '../protocol/bytes.ts'
 import { keccak256 } from '../protocol/hash.ts'
+import { RenewedMap } from '../protocol/renewedMap.ts'
 import { addressOf, createSigner, recoverAddress, type Signer } from '../protocol/secp256k1.ts'
+import { byteText } from './digestText.ts'
 
 type NativeSecp256k1 = {
   publicKeyCreate(privateKey: Uint8Array, compressed: boolean): Uint8Array
@@ -42,9 +44,23 @@ export function createRunnerSigner(privateKey: Uint8Array, native = loadNative()
 /** Recovers the address that signed a digest, or null when the 65 bytes are not a canonical signature (EIP-2: low s; v 27 or 28). */
 export type RecoverAddress = (digest: Uint8Array, signature: Uint8Array) => Hex | null
 
+/** Most keys whose addresses are remembered. */
+const keysKept = 1_024
+
 /** Makes the check of vouchers: libsecp256k1 where its prebuilt binary loads (twenty times faster), portable JavaScript otherwise; both accept exactly the same signatures. */
 export function createRecoverer(native = loadNative()): RecoverAddress {
   if (!native) return recoverAddress
+  const addresses = new RenewedMap<string, Hex>()
+  /** Gives a key's address; hashing costs more than looking up, and vouchers are of buyers met before. */
+  const addressOfKey = (publicKey: Uint8Array): Hex => {
+    const key = byteText(publicKey)
+    const known = addresses.get(key)
+    if (known) return known
+    const address = toHex(keccak256(publicKey.subarray(1)).subarray(12))
+    addresses.set(key, address)
+    if (addresses.size > keysKept) addresses.delete(addresses.oldest!)
+    return address
+  }
   return (digest, signature) => {
     const v = signature[64]
     if (signature.length !== 65 || digest.length !== 32 || (v !== 27 && v !== 28)) return null
@@ -53,7 +69,7 @@ export function createRecoverer(native = loadNative()): RecoverAddress {
       // The library recovers from a high s too; the escrow does not, so such a voucher is worth nothing.
       if (isHighS(compact)) return null
       const publicKey = native.ecdsaRecover(compact, v - 27, digest, false)
-      return toHex(keccak256(publicKey.subarray(1)).subarray(12))
+      return addressOfKey(publicKey)
     } catch {
       return null
     }

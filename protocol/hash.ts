@@ -1,5 +1,4 @@
 import { sha256 as portableSha256 } from '@noble/hashes/sha2.js'
-import { keccak_256 } from '@noble/hashes/sha3.js'
 import { fromLatin1 } from './bytes.ts'
 
 type NativeHash = (algorithm: 'sha256', data: Uint8Array, encoding: 'binary') => string
@@ -15,7 +14,4 @@ export const sha256: (bytes: Uint8Array) => Uint8Array<ArrayBuffer> = native
   ? (bytes) => fromLatin1(native('sha256', bytes, 'binary'))
   : (bytes) => portableSha256(bytes) as Uint8Array<ArrayBuffer>
 
-/** Hashes bytes with Keccak-256, as Ethereum uses it; for EIP-712 and addresses only. */
-export function keccak256(bytes: Uint8Array): Uint8Array {
-  return keccak_256(bytes)
-}
+export { keccak256 } from './keccak.ts'

@@ -37,6 +37,8 @@ export type Channel = {
   stirred: boolean
   /** Sealing contexts by their id, or on their way. */
   contexts: Map<string, NativeEnvelope | Promise<NativeEnvelope>>
+  /** The context used last. */
+  latest: { context: Uint8Array; envelope: NativeEnvelope } | null
 }
 
 /** Makes a channel that has done nothing. */
@@ -55,6 +57,7 @@ export function newChannel(id: Uint8Array, terms: Terms, key: string): Channel {
     forgotten: -1n,
     stirred: false,
     contexts: new Map(),
+    latest: null,
   }
 }
 

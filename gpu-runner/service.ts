@@ -92,6 +92,8 @@ export class JobService {
   readonly #deps: ServiceDeps
   readonly #models = new Map<Hex, Served>()
   readonly #channels = new Map<string, Channel>()
+  /** The channel found last, as long as it is one of them. */
+  #latest: Channel | null = null
   /** Keys of channels nobody has vouched for yet, oldest first. */
   readonly #unproven = new Set<string>()
   readonly #funds: Funds
@@ -226,11 +228,19 @@ export class JobService {
 
   /** Finds the envelope of a request that nothing needs to be waited for: nearly every one. */
   #openAtOnce(channel: Channel, request: JobRequest): NativeEnvelope | null {
-    const known = channel.contexts.get(byteText(request.context))
-    if (!known || known instanceof Promise) return null
+    const known = this.#contextAtOnce(channel, request.context)
+    if (!known) return null
     const { buyer, price } = channel.terms
     if (price > 0n && !this.#funds.covers(buyer, price)) return null
     return isHigher(request, channel) && !this.#takeBuyersVoucher(channel, request.voucher!) ? null : known
+  }
+
+  #contextAtOnce(channel: Channel, id: Uint8Array): NativeEnvelope | null {
+    if (channel.latest && equalBytes(channel.latest.context, id)) return channel.latest.envelope
+    const known = channel.contexts.get(byteText(id))
+    if (!known || known instanceof Promise) return null
+    channel.latest = { context: id.slice(), envelope: known }
+    return known
   }
 
   /** Does all that a request may have to wait for: a voucher of a wallet or a mandate, the buyer's deposit, a new sealing context. */
@@ -392,9 +402,14 @@ export class JobService {
 
   /** Finds a request's channel, or takes up a new one from its opening. */
   #channelOf({ channel: id, opening }: JobRequest): Channel | Refused {
+    // Jobs of a message are mostly of one channel, and comparing bytes costs less than making a key of them.
+    if (this.#latest && equalBytes(this.#latest.id, id)) return this.#latest
     const key = byteText(id)
     const known = this.#channels.get(key)
-    if (known) return known
+    if (known) {
+      this.#latest = known
+      return known
+    }
     if (!opening) return refusal('unknown_context', 'Send the opening: this runner does not know the channel.')
     const { domain, feeBps, signer, now } = this.#deps
     const listing = this.#models.get(opening.terms.model)?.model.listing ?? null
@@ -456,7 +471,7 @@ export class JobService {
     for (const key of this.#unproven) {
       if (this.#unproven.size <= maxUnproven) return
       this.#unproven.delete(key)
-      this.#channels.delete(key)
+      this.#forget(key)
     }
   }
 
@@ -465,10 +480,15 @@ export class JobService {
     for (const [key, channel] of this.#channels) {
       rest(channel)
       if (channel.terms.expiresAt >= BigInt(termsBefore) || channel.running.size > 0) continue
-      this.#channels.delete(key)
+      this.#forget(key)
       this.#unproven.delete(key)
       this.#funds.forget(channel.hex)
     }
+  }
+
+  #forget(key: string): void {
+    this.#channels.delete(key)
+    if (this.#latest?.key === key) this.#latest = null
   }
 
   #voucherDigest({ hex }: Channel, cumulative: bigint): Uint8Array {

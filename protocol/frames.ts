@@ -140,11 +140,12 @@ export function encodeJobRequest(request: JobRequest): Uint8Array<ArrayBuffer> {
   return bytes
 }
 
-function readJobRequest(reader: Reader): JobRequest {
+function readJobRequest(reader: Reader): { type: 'jobRequest' } & JobRequest {
   const ticket = reader.u32()
   const flags = reader.u8()
   if (flags & ~(openingFlag | voucherFlag)) throw new EncodingError(`Unknown flags ${flags} in a job request.`)
-  const request: JobRequest = {
+  const request: { type: 'jobRequest' } & JobRequest = {
+    type: 'jobRequest',
     ticket,
     channel: reader.take(32),
     job: reader.u64(),
@@ -173,37 +174,38 @@ export function encodeJobAnswers(answers: readonly JobAnswer[]): Uint8Array<Arra
   let length = 0
   for (const answer of answers) length += jobAnswerLength(answer)
   const bytes = new Uint8Array(length)
-  let offset = 0
+  const view = new DataView(bytes.buffer)
+  let at = 0
   return answers.map((answer) => {
-    const frame = bytes.subarray(offset, offset + jobAnswerLength(answer))
-    offset += frame.length
-    writeJobAnswer(frame, answer)
-    return frame
+    const start = at
+    at = writeJobAnswer(bytes, view, start, answer)
+    return bytes.subarray(start, at)
   })
 }
 
-function writeJobAnswer(bytes: Uint8Array, answer: JobAnswer): void {
+/** Writes a job answer at a place and gives where it ends. */
+function writeJobAnswer(bytes: Uint8Array, view: DataView, at: number, answer: JobAnswer): number {
   const { path, index, count } = answer.proof
   expectLength(answer.signature, 65, 'signature')
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  bytes[0] = frameType.jobAnswer
-  view.setUint32(1, answer.ticket)
-  setReceipt(bytes, 5, answer.receipt)
-  setDetail(bytes, 102, answer.detail)
-  bytes.set(answer.signature, 214)
-  view.setUint32(279, index)
-  view.setUint32(283, count)
-  bytes[287] = path.length
-  let offset = answerHeaderLength
+  bytes[at] = frameType.jobAnswer
+  view.setUint32(at + 1, answer.ticket)
+  setReceipt(bytes, view, at + 5, answer.receipt)
+  setDetail(bytes, view, at + 102, answer.detail)
+  bytes.set(answer.signature, at + 214)
+  view.setUint32(at + 279, index)
+  view.setUint32(at + 283, count)
+  bytes[at + 287] = path.length
+  let offset = at + answerHeaderLength
   for (const sibling of path) {
     expectLength(sibling, 32, 'proof node')
     bytes.set(sibling, offset)
     offset += 32
   }
   bytes.set(answer.body, offset)
+  return offset + answer.body.length
 }
 
-function readJobAnswer(reader: Reader): JobAnswer {
+function readJobAnswer(reader: Reader): { type: 'jobAnswer' } & JobAnswer {
   const ticket = reader.u32()
   const receipt = decodeReceipt(reader.take(receiptLength))
   const detail = decodeDetail(reader.take(detailLength))
@@ -212,7 +214,7 @@ function readJobAnswer(reader: Reader): JobAnswer {
   const count = reader.u32()
   const path: Uint8Array[] = []
   for (let depth = reader.u8(); depth > 0; depth--) path.push(reader.take(32))
-  return { ticket, receipt, detail, signature, proof: { index, count, path }, body: reader.rest() }
+  return { type: 'jobAnswer', ticket, receipt, detail, signature, proof: { index, count, path }, body: reader.rest() }
 }
 
 /** Writes a refusal. */
@@ -299,9 +301,9 @@ export function decodeFrame(bytes: Uint8Array): Frame {
   const type = reader.u8()
   switch (type) {
     case frameType.jobRequest:
-      return { type: 'jobRequest', ...readJobRequest(reader) }
+      return readJobRequest(reader)
     case frameType.jobAnswer:
-      return { type: 'jobAnswer', ...readJobAnswer(reader) }
+      return readJobAnswer(reader)
     case frameType.jobRefusal:
       return { type: 'jobRefusal', ...readJobRefusal(reader) }
     case frameType.load: {

@@ -36,10 +36,11 @@ export function merkleRoot(leaves: readonly Uint8Array[]): Uint8Array {
 /** Builds the root and one inclusion proof per leaf (RFC 9162 §2.1.3.1). */
 export function merkleTree(leaves: readonly Uint8Array[]): { root: Uint8Array; proofs: MerkleProof[] } {
   const all = levels(leaves)
+  const below = all.slice(0, -1)
   const proofs = leaves.map((_, index) => {
     const path: Uint8Array[] = []
     let position = index
-    for (const level of all.slice(0, -1)) {
+    for (const level of below) {
       const sibling = level[position ^ 1]
       if (sibling) path.push(sibling)
       position >>= 1

@@ -27,7 +27,9 @@ export const receiptLength = 97
 
 // Written over for every digest: nothing waits between writing and hashing.
 const detailScratch = concat(detailTag, new Uint8Array(detailLength))
+const detailView = new DataView(detailScratch.buffer)
 const receiptScratch = concat(receiptTag, new Uint8Array(receiptLength))
+const receiptView = new DataView(receiptScratch.buffer)
 
 function setFixed(into: Uint8Array, offset: number, bytes: Uint8Array, size: number, field: string): void {
   if (bytes.length !== size) throw new EncodingError(`${field} takes ${size} bytes, got ${bytes.length}.`)
@@ -37,16 +39,16 @@ function setFixed(into: Uint8Array, offset: number, bytes: Uint8Array, size: num
 /** Writes a detail in its fixed-width form. */
 export function encodeDetail(detail: Detail): Uint8Array {
   const bytes = new Uint8Array(detailLength)
-  setDetail(bytes, 0, detail)
+  setDetail(bytes, new DataView(bytes.buffer), 0, detail)
   return bytes
 }
 
-/** Writes a detail in its fixed-width form at an offset. */
-export function setDetail(bytes: Uint8Array, offset: number, detail: Detail): void {
+/** Writes a detail in its fixed-width form at an offset; `view` is of the same bytes. */
+export function setDetail(bytes: Uint8Array, view: DataView, offset: number, detail: Detail): void {
   setFixed(bytes, offset, detail.input, 32, 'input')
   setFixed(bytes, offset + 32, detail.output, 32, 'output')
   setFixed(bytes, offset + 64, detail.execution, 32, 'execution')
-  setU128(new DataView(bytes.buffer, bytes.byteOffset), offset + 96, detail.price)
+  setU128(view, offset + 96, detail.price)
 }
 
 /** Reads a detail. Throws EncodingError unless it is exactly 112 bytes. */
@@ -59,21 +61,20 @@ export function decodeDetail(bytes: Uint8Array): Detail {
 
 /** Computes the digest of a detail. */
 export function detailDigest(detail: Detail): Uint8Array {
-  setDetail(detailScratch, detailTag.length, detail)
+  setDetail(detailScratch, detailView, detailTag.length, detail)
   return sha256(detailScratch)
 }
 
 /** Writes a receipt in its fixed-width form. */
 export function encodeReceipt(receipt: Receipt): Uint8Array {
   const bytes = new Uint8Array(receiptLength)
-  setReceipt(bytes, 0, receipt)
+  setReceipt(bytes, new DataView(bytes.buffer), 0, receipt)
   return bytes
 }
 
-/** Writes a receipt in its fixed-width form at an offset. */
-export function setReceipt(bytes: Uint8Array, offset: number, receipt: Receipt): void {
+/** Writes a receipt in its fixed-width form at an offset; `view` is of the same bytes. */
+export function setReceipt(bytes: Uint8Array, view: DataView, offset: number, receipt: Receipt): void {
   setFixed(bytes, offset, receipt.channel, 32, 'channel')
-  const view = new DataView(bytes.buffer, bytes.byteOffset)
   setU64(view, offset + 32, receipt.job)
   setUint(bytes, offset + 40, receipt.status, 1)
   setU128(view, offset + 41, receipt.cumulative)
@@ -98,7 +99,7 @@ export function decodeReceipt(bytes: Uint8Array): Receipt {
 
 /** Computes the Merkle leaf of a receipt (leaf domain 0x00, RFC 9162 §2.1.1). */
 export function receiptLeaf(receipt: Receipt): Uint8Array {
-  setReceipt(receiptScratch, receiptTag.length, receipt)
+  setReceipt(receiptScratch, receiptView, receiptTag.length, receipt)
   return sha256(receiptScratch)
 }
 

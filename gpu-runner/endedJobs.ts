@@ -7,8 +7,7 @@ const most = Number(jobWindow)
 
 /**
  * Remembers the sealed bodies' digests of jobs that ended, as far back as a new job may lie, in a ring: within the window no two numbers share
- * a slot. Not in a map, which is built anew every so many entries that come and go: V8 has each old table point at the next, so behind one that
- * grew old all survive the collections of young memory, a tenth of everything allocated.
+ * a slot. Each job pushes one out, so a map would be built anew all the time, and keep its old tables alive (`RenewedMap`).
  */
 export class EndedJobs {
   #jobs: (bigint | null)[] = []

@@ -26,6 +26,8 @@ export type AcceptedJob = {
   /** Commitment to the input, and digest of the execution descriptor: 32 bytes each. */
   input: Uint8Array
   execution: Uint8Array
+  /** When it was taken on, in milliseconds of the recorder's `elapsed`. */
+  begun: number
   /** Whether it may still be let go of: what is recorded has a receipt, what was cancelled gets none. */
   stage: 'open' | 'recorded' | 'cancelled'
   done: (answer: RecordedAnswer) => void
@@ -35,12 +37,14 @@ export type AcceptedJob = {
 /** Tells how a job ended. */
 export type Outcome = { job: AcceptedJob; status: number; outputs: Tensor[]; error?: string }
 
-/** Holds what a recorder needs; clock in milliseconds. */
+/** Holds what a recorder needs; clock in milliseconds. `elapsed` measures how long things take, and `after` does something in so many milliseconds and gives what stops it: the process's own unless told. */
 export type RecorderDeps = {
   domain: Domain
   signer: Signer
   journal: Journal
   now: () => number
+  elapsed?: () => number
+  after?: (ms: number, run: () => void) => () => void
   meter?: Pick<Meter, 'sealed' | 'recorded'>
 }
 
@@ -48,18 +52,38 @@ type Sealed = { outcome: Outcome; detail: Detail; receipt: Receipt; answer: Uint
 
 /** Most jobs under one signature: a path of twelve nodes. */
 const maxLeaves = 4_096
+/** Part of what a job has waited that its receipt may wait for others, and the longest that is, in milliseconds. */
+const patience = 1 / 16
+const longestMs = 16
+/** What a timer can tell, in milliseconds: a shorter wait is none. */
+const shortestMs = 1
+/** Receipts for which nothing is waited: one more would save little of a signature. */
+const enough = 32
+
+function timer(ms: number, run: () => void): () => void {
+  const timeout = setTimeout(run, ms)
+  return () => clearTimeout(timeout)
+}
 
 /**
  * Turns outcomes into receipts under one signature, journals them, and only then lets the answers go. Whatever ends while the disk is busy
- * goes into the next batch, so durability costs one fsync however many jobs, and no receipt is made on top of a sum that may still fail.
+ * goes into the next batch, so durability costs one fsync however many jobs, and no receipt is made on top of a sum that may still fail. Where
+ * jobs stand in line and end one by one, a receipt waits for the next ones a sixteenth of what its job has waited already: who was answered at
+ * once waits for nobody, and a runner with much to do signs, syncs and sends a few times less.
  */
 export class Recorder {
   readonly #deps: RecorderDeps
+  readonly #elapsed: () => number
+  readonly #after: NonNullable<RecorderDeps['after']>
   #queue: Sealed[] = []
   #busy = false
+  /** Stops waiting for more, while that is done. */
+  #stopWaiting: (() => void) | null = null
 
   constructor(deps: RecorderDeps) {
     this.#deps = deps
+    this.#elapsed = deps.elapsed ?? (() => performance.now())
+    this.#after = deps.after ?? timer
   }
 
   /** Takes the outcomes of a run; never throws. */
@@ -73,10 +97,23 @@ export class Recorder {
       }
     }
     this.#deps.meter?.sealed(performance.now() - started)
-    if (!this.#busy) void this.#drain()
+    if (this.#busy) return
+    const waitMs = this.#queue.length >= enough ? 0 : this.#waitMs(outcomes)
+    if (waitMs < shortestMs) return void this.#drain()
+    this.#stopWaiting ??= this.#after(waitMs, () => void this.#drain())
+  }
+
+  /** Tells how long the least patient of outcomes may wait. */
+  #waitMs(outcomes: readonly Outcome[]): number {
+    const now = this.#elapsed()
+    let waitMs = longestMs
+    for (const { job } of outcomes) waitMs = Math.min(waitMs, (now - job.begun) * patience)
+    return waitMs
   }
 
   async #drain(): Promise<void> {
+    this.#stopWaiting?.()
+    this.#stopWaiting = null
     this.#busy = true
     while (this.#queue.length > 0) await this.#record(this.#queue.splice(0, maxLeaves))
     this.#busy = false

@@ -325,6 +325,7 @@ export class JobService {
       envelope,
       input: noCommitment,
       execution: served.execution,
+      begun,
       stage: 'open',
       done: (answer) => {
         this.#deps.meter?.answered(answer.receipt.status, performance.now() - begun)

@@ -23,7 +23,8 @@ export class FrameSplitter {
         this.#needed = 4 + length
         break
       }
-      frames.push(bytes.slice(offset + 4, offset + 4 + length))
+      // Not `slice`, which gives a view where the bytes are Node's.
+      frames.push(new Uint8Array(bytes.subarray(offset + 4, offset + 4 + length)))
       offset += 4 + length
     }
     this.#size = bytes.length - offset

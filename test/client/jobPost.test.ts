@@ -98,8 +98,8 @@ describe('jobs of one turn', () => {
       const start = (controller: ReadableStreamDefaultController<Uint8Array>) => {
         controller.enqueue(joinFrames([frames[1]!]))
         finish = () => {
-          controller.enqueue(joinFrames([frames[0]!]))
-          // The third is never answered, and the line stays open.
+          // The third comes when nobody waits for it any more, and the line stays open.
+          controller.enqueue(joinFrames([frames[2]!, frames[0]!]))
         }
       }
       return new Response(new ReadableStream({ start }))

@@ -161,17 +161,14 @@ export function connectEdge(url: string, fetchImplementation: typeof fetch = fet
     },
     async stream(path, { body, headers, signal }) {
       const init = { method: 'POST', headers, body: body as Uint8Array<ArrayBuffer>, signal }
-      const { body: answer } = await request(path, init)
-      return chunksOf(answer, reached)
+      return chunksOf(await request(path, init), reached)
     },
   }
 }
 
-async function* chunksOf(
-  body: ReadableStream<Uint8Array> | null,
-  reached: <T>(work: Promise<T>) => Promise<T>,
-): AsyncGenerator<Uint8Array> {
-  if (!body) return
-  const reader = body.getReader()
+async function* chunksOf(response: Response, reached: <T>(work: Promise<T>) => Promise<T>): AsyncGenerator<Uint8Array> {
+  // Some platforms' fetch gives an answer in one piece and no stream of it.
+  if (!response.body) return yield new Uint8Array(await reached(response.arrayBuffer()))
+  const reader = response.body.getReader()
   for (let read = await reached(reader.read()); !read.done; read = await reached(reader.read())) yield read.value
 }

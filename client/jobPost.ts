@@ -77,60 +77,100 @@ export class JobPost {
     return decoded
   }
 
-  /** Posts several jobs in one request; a job's place is its ticket. */
+  /** Posts several jobs in one request. */
   async #share(jobs: readonly Waiting[]): Promise<void> {
     const { runner, match } = jobs[0]!.job
     const leaving = new AbortController()
-    const open = new Map(jobs.map((job, ticket) => [ticket, job]))
-    const timers = jobs.map(({ job, reject }, ticket) =>
-      setTimeout(
-        () => {
-          if (open.delete(ticket)) reject(unanswered('No answer came in time.'))
-          // Neighbours are waited for as long as each of them said.
-          if (open.size === 0) leaving.abort()
-        },
-        Math.min(job.timeoutMs, maxTimerMs),
-      ),
-    )
-    const told = new Set<number>()
-    const tell = (frame: Uint8Array) => {
-      const decoded = decodeFrame(frame)
-      if (decoded.type !== 'jobAnswer' && decoded.type !== 'problem') throw new Error('It says what is no answer.')
-      const { ticket } = decoded
-      if (ticket >= jobs.length || told.has(ticket)) throw new Error('It answers a job that does not wait.')
-      told.add(ticket)
-      const waiting = open.get(ticket)
-      open.delete(ticket)
-      clearTimeout(timers[ticket])
-      if (decoded.type === 'jobAnswer') waiting?.resolve(decoded)
-      else waiting?.reject(problemError(decoded.problem, Number(decoded.problem.status ?? 0), 'The edge'))
-    }
-
+    const abort = () => leaving.abort()
+    const asked = new AskedJobs(jobs, abort)
     let lingering: ReturnType<typeof setTimeout> | undefined
     try {
-      const frames = jobs.map(({ job }) => job.frame)
-      const body = joinFrames(frames, [...jobs.keys()])
       const headers = { 'content-type': jobsType, 'assay-match': match }
+      const init = { body: asked.body(), headers, signal: leaving.signal }
       const splitter = new FrameSplitter()
-      for await (const chunk of await this.#edge.stream(pathOf(runner), { body, headers, signal: leaving.signal })) {
-        for (const frame of splitter.push(chunk)) tell(frame)
-        if (open.size === 0) lingering ??= setTimeout(() => leaving.abort(), lingerMs)
+      for await (const chunk of await this.#edge.stream(pathOf(runner), init)) {
+        for (const frame of splitter.push(chunk)) asked.tell(frame)
+        if (asked.left === 0) lingering ??= setTimeout(abort, lingerMs)
       }
       splitter.end()
-      if (open.size > 0) throw new Error('Its answer ended before.')
+      if (asked.left > 0) throw new Error('The answer ended without this job.')
     } catch (error) {
       // Nothing more is read of an answer that went wrong.
-      leaving.abort()
-      const left = [...open.values()]
-      open.clear()
-      if (error instanceof EdgeError && told.size === 0 && takesOne.has(error.status)) {
+      abort()
+      if (error instanceof EdgeError && !asked.heard && takesOne.has(error.status)) {
         this.#together = false
-        this.#separate(left)
-      } else
-        for (const { reject } of left) reject(error instanceof EdgeError ? error : unanswered((error as Error).message))
+        this.#separate(asked.take())
+      } else {
+        const shown = error instanceof EdgeError ? error : unanswered((error as Error).message)
+        for (const { reject } of asked.take()) reject(shown)
+      }
     } finally {
-      for (const timer of [...timers, lingering]) clearTimeout(timer)
+      clearTimeout(lingering)
     }
+  }
+}
+
+/** Holds the jobs of one request until each is answered or its time is over; a job's ticket is its place. `forsaken` is called when the last one's time is over. */
+class AskedJobs {
+  readonly #jobs: readonly Waiting[]
+  readonly #open: Map<number, Waiting>
+  readonly #timers: ReturnType<typeof setTimeout>[]
+  readonly #told = new Set<number>()
+
+  constructor(jobs: readonly Waiting[], forsaken: () => void) {
+    this.#jobs = jobs
+    this.#open = new Map(jobs.entries())
+    this.#timers = jobs.map(({ job: { timeoutMs } }, ticket) => {
+      const late = () => {
+        this.#close(ticket)?.reject(unanswered('No answer came in time.'))
+        if (this.left === 0) forsaken()
+      }
+      return setTimeout(late, Math.min(timeoutMs, maxTimerMs))
+    })
+  }
+
+  /** Counts the jobs that still wait. */
+  get left(): number {
+    return this.#open.size
+  }
+
+  /** Tells whether any job was answered. */
+  get heard(): boolean {
+    return this.#told.size > 0
+  }
+
+  /** Joins the jobs, each under its ticket. */
+  body(): Uint8Array {
+    return joinFrames(
+      this.#jobs.map(({ job }) => job.frame),
+      [...this.#jobs.keys()],
+    )
+  }
+
+  /** Gives the job of a frame's ticket what the frame says. Throws where it says nothing to one that was asked and not answered yet. */
+  tell(frame: Uint8Array): void {
+    const decoded = decodeFrame(frame)
+    if (decoded.type !== 'jobAnswer' && decoded.type !== 'problem') throw new Error('A frame of it is no answer.')
+    const { ticket } = decoded
+    if (ticket >= this.#jobs.length || this.#told.has(ticket))
+      throw new Error('A frame of it is for no job that waits.')
+    this.#told.add(ticket)
+    // A job whose time is over does not listen any more.
+    const waiting = this.#close(ticket)
+    if (decoded.type === 'jobAnswer') waiting?.resolve(decoded)
+    else waiting?.reject(problemError(decoded.problem, Number(decoded.problem.status ?? 0), 'The edge'))
+  }
+
+  /** Takes out the jobs that still wait. */
+  take(): Waiting[] {
+    return [...this.#open.keys()].map((ticket) => this.#close(ticket)!)
+  }
+
+  #close(ticket: number): Waiting | undefined {
+    const waiting = this.#open.get(ticket)
+    this.#open.delete(ticket)
+    clearTimeout(this.#timers[ticket])
+    return waiting
   }
 }
 

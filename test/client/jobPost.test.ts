@@ -91,6 +91,12 @@ describe('jobs of one turn', () => {
     }
   })
 
+  test('behavior: an answer is read in one piece where the platform streams none', async () => {
+    const several: Lies['several'] = (frames) =>
+      Object.defineProperty(new Response(joinFrames(frames)), 'body', { value: undefined })
+    expect((await buyTogether({ several }, 5)).outcomes).toEqual(doubled(5))
+  })
+
   test('behavior: a job is answered before a slower neighbour, and one without an answer in time fails alone', async () => {
     const order: unknown[] = []
     let finish = () => {}

@@ -61,40 +61,43 @@ function readJob(bytes: Uint8Array, place: number): { ticket: number; deadlineMs
   throw refuse('')
 }
 
+/** Joins what is told of jobs that ended, each under its ticket; `next` is named to those that met a problem. */
+function tellingOf(
+  jobs: readonly Job[],
+  ended: readonly Ended[],
+  requestId: string,
+  next: Match | null,
+): Uint8Array<ArrayBuffer> {
+  const frames = ended.map(({ place, frame, problem: met }) => {
+    if (frame) return frame
+    const { code, message, hint, extra } = met!
+    const shown = { ...extra, ...(next ? { next } : {}) }
+    const problem = problemBody(code as ErrorCode, message, requestId, hint, shown)
+    return encodeJobProblem({ ticket: jobs[place]!.ticket, problem })
+  })
+  return joinFrames(
+    frames,
+    ended.map(({ place }) => jobs[place]!.ticket),
+  )
+}
+
+/** Words what a call threw as a job by itself would hear it. */
+function worded(ended: Ended[], requestId: string, log: Context['log']): Ended[] {
+  const failed = ended.find(({ error }) => error !== undefined)
+  if (!failed) return ended
+  const { code, message, hint, extra } = shownError(failed.error, requestId, log)
+  return ended.map(({ place }) => ({ place, problem: { code, message, hint, extra } }))
+}
+
 /** Relays several jobs to one runner and answers with what becomes of each, in the order in which they end: in one piece where all end together, and otherwise piece by piece. Throws AssayError where the body is not what it should be. */
 export async function postJobs(context: Context, posted: Posted, body: ArrayBuffer): Promise<Response> {
   const { mailbox, directory, now, log } = context
   const { request, signer: runner, requestId, execution } = posted
   const jobs = readJobs(body)
-
-  /** Joins what the asker hears of these jobs. */
-  const told = (ended: readonly Ended[], next: Match | null): Uint8Array<ArrayBuffer> => {
-    const frames = ended.map(({ place, frame, problem: met }) => {
-      if (frame) return frame
-      const { code, message, hint, extra } = met!
-      const shown = { ...extra, ...(next ? { next } : {}) }
-      const problem = problemBody(code as ErrorCode, message, requestId, hint, shown)
-      return encodeJobProblem({ ticket: jobs[place]!.ticket, problem })
-    })
-    return joinFrames(
-      frames,
-      ended.map(({ place }) => jobs[place]!.ticket),
-    )
-  }
-  /** Notes the load, and words what calls threw. */
   const noted = ({ load, ended }: EndedTogether): Ended[] => {
     if (load) directory.loads.note(runner, load, now())
-    if (!ended.some(({ error }) => error !== undefined)) return ended
-    const { code, message, hint, extra } = shownError(ended[0]!.error, requestId, log)
-    return ended.map(({ place }) => ({ place, problem: { code, message, hint, extra } }))
+    return worded(ended, requestId, log)
   }
-  let found: Promise<Match | null> | undefined
-  const next = () => {
-    found ??= nextMatch(context, runner as Hex, request, execution)
-    return found
-  }
-  const moves = ({ problem }: Ended) => problem?.extra?.accepted === false && request.headers.has('assay-match')
-
   const calls = relayTogether(mailbox.get(mailbox.idFromName(runner)), { runner, body, jobs, now })
   const first = (await calls.next()).value!
   const { load } = first
@@ -104,26 +107,51 @@ export async function postJobs(context: Context, posted: Posted, body: ArrayBuff
     'x-request-id': requestId,
     ...(load ? { 'assay-load': `${load.queued}/${load.capacity}` } : {}),
   }
+  const asksForNext = request.headers.has('assay-match')
+  const moves = ({ problem }: Ended) => asksForNext && problem?.extra?.accepted === false
   const ended = noted(first)
-  if (ended.length === jobs.length && !ended.some(moves)) return new Response(told(ended, null), { headers })
+  if (ended.length === jobs.length && !ended.some(moves))
+    return new Response(tellingOf(jobs, ended, requestId, null), { headers })
 
+  let found: Promise<Match | null> | undefined
+  const next = () => {
+    found ??= nextMatch(context, runner as Hex, request, execution)
+    return found
+  }
+  const tell = (ended: Ended[], match: Match | null) => tellingOf(jobs, ended, requestId, match)
   const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>()
   const writer = writable.getWriter()
-  const matches: Promise<void>[] = []
-  const tell = async (ended: Ended[]) => {
-    const moving = ended.filter(moves)
-    const others = ended.filter((each) => !moves(each))
-    // Looking for a match must not hold back what others wait for.
-    if (moving.length > 0) matches.push(next().then((match) => writer.write(told(moving, match)).catch(() => {})))
-    if (others.length > 0) await writer.write(told(others, null))
-  }
-  const tellAll = async () => {
-    await tell(ended)
-    for await (const more of calls) await tell(noted(more))
-    await Promise.all(matches)
-    await writer.close()
-  }
+  const writing = tellAll(writer, { ended, more: calls, noted, moves, next, tell })
   // A write fails when the asker has gone, and then nobody is left to be told.
-  tellAll().catch((error) => writer.abort(error).catch(() => {}))
+  writing.catch((error) => writer.abort(error).catch(() => {}))
   return new Response(readable, { headers })
+}
+
+type Telling = {
+  ended: Ended[]
+  more: AsyncIterable<EndedTogether>
+  noted: (together: EndedTogether) => Ended[]
+  /** Tells whether a job is to go to another runner. */
+  moves: (ended: Ended) => boolean
+  next: () => Promise<Match | null>
+  tell: (ended: Ended[], next: Match | null) => Uint8Array
+}
+
+/** Writes what becomes of jobs as they end. Throws where nobody reads it. */
+async function tellAll(
+  writer: WritableStreamDefaultWriter<Uint8Array>,
+  { ended, more, noted, moves, next, tell }: Telling,
+): Promise<void> {
+  const moving: Promise<void>[] = []
+  const write = async (ended: Ended[]) => {
+    const leaving = ended.filter(moves)
+    const staying = ended.filter((each) => !moves(each))
+    // Looking for a match must not hold back what others wait for.
+    if (leaving.length > 0) moving.push(next().then((match) => writer.write(tell(leaving, match)).catch(() => {})))
+    if (staying.length > 0) await writer.write(tell(staying, null))
+  }
+  await write(ended)
+  for await (const together of more) await write(noted(together))
+  await Promise.all(moving)
+  await writer.close()
 }

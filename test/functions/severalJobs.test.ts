@@ -398,43 +398,103 @@ describe('relayTogether', () => {
   })
 })
 
-test('refusal: where the mailbox fails, jobs left over are told what a job by itself is told, and the log names no more', async () => {
-  const logged: unknown[] = []
-  let failing = 1
-  const stub = {
-    async jobs(_: string, bodies: ArrayBuffer): Promise<RelayedTogether> {
-      if (failing-- === 0) throw new Error('a secret of the inside')
-      const count = splitFrames(new Uint8Array(bodies)).length
-      const answers = joinFrames(Array.from({ length: count }, (_, at) => utf8(at === 1 ? '\u0002....' : '')))
-      return { load: { queued: 0, capacity: 1 }, answers: answers.buffer, problems: Array(count).fill(null) }
-    },
-    job: () => Promise.reject(new Error('a secret of the inside')),
-  }
-  const context = {
-    mailbox: { idFromName: (name: string) => name, get: () => stub },
-    carry: stub.job,
-    directory: { loads: { note: () => {} } },
-    now: () => 0,
-    log: (event: string, fields: object) => logged.push({ event, ...fields }),
-  }
-  const door = jobDoor(context as unknown as Context)
-  const post = async (body: Uint8Array<ArrayBuffer>, type: string) => {
-    const url = `http://edge.test/v1/runners/0x${'ab'.repeat(20)}/jobs`
-    const request = new Request(url, { method: 'POST', body, headers: { 'content-type': type } })
-    return (await door(request, { waitUntil: () => {} } as unknown as ExecutionContext))!
-  }
+describe('the door of several jobs, over a mailbox that is told what to say', () => {
+  type Said = Uint8Array | 'no room' | null | Error
+  const load = { queued: 0, capacity: 1 }
+  const problem = { code: 'at_capacity', message: 'Full.', hint: undefined, extra: { accepted: false } }
   const frames = [1, 2, 3].map((ticket) => {
     const frame = jobFrame(BigInt(ticket), utf8('x'))
     setTicket(frame, ticket)
     return frame
   })
-  const response = await post(joinFrames(frames), jobsType)
-  const requestId = response.headers.get('x-request-id')
-  const [answer, ...problems] = splitFrames(new Uint8Array(await response.arrayBuffer()))
-  expect(answer).toEqual(new Uint8Array([2, 0, 0, 0, 2]))
-  const single = (await (await post(frames[0]!, 'application/octet-stream')).json()) as object
-  expect(problems.map((bytes) => decodeFrame(bytes))).toEqual(
-    [1, 3].map((ticket) => ({ type: 'problem', ticket, problem: { ...single, requestId } })),
-  )
-  expect(logged).toEqual([{ event: 'defect', requestId, error: 'Error' }, expect.anything()])
+  const zeros = new Uint8Array(32)
+  const answer = encodeJobAnswer({
+    ticket: 99,
+    receipt: { channel: zeros, job: 1n, status: 0, cumulative: 0n, finishedAt: 0n, detail: zeros },
+    detail: { input: zeros, output: zeros, execution: zeros, price: 0n },
+    signature: new Uint8Array(65),
+    proof: { index: 0, count: 1, path: [] },
+    body: utf8('x'),
+  })
+
+  /** Opens a door whose mailbox's calls say these things of its jobs, one call after the other, and whose directory reads a listing so. */
+  function open(calls: (Said[] | Error)[], listing: () => Promise<null> = async () => null) {
+    const logged: unknown[] = []
+    const called: number[] = []
+    const together = async (bodies: ArrayBuffer): Promise<RelayedTogether> => {
+      called.push(splitFrames(new Uint8Array(bodies)).length)
+      const said = calls.shift()
+      if (!said || said instanceof Error) throw said ?? new Error('not expected')
+      const answers = joinFrames(said.map((each) => (each instanceof Uint8Array ? each : new Uint8Array())))
+      return { load, answers: answers.buffer, problems: said.map((each) => (each === 'no room' ? problem : null)) }
+    }
+    const alone = async (_: string, body: ArrayBuffer) => {
+      const { problems } = await together(joinFrames([new Uint8Array(body)]).buffer)
+      return { ...load, ...(problems[0] ? { problem: problems[0] } : { frame: answer.slice() }) }
+    }
+    const stub = { jobs: (_: string, bodies: ArrayBuffer) => together(bodies), job: alone }
+    const door = jobDoor({
+      mailbox: { idFromName: (name: string) => name, get: () => stub },
+      carry: alone,
+      directory: { loads: { note: () => {} }, listing },
+      now: () => 0,
+      log: (event: string, fields: object) => logged.push({ event, ...fields }),
+    } as unknown as Context)
+    const post = async (body: Uint8Array<ArrayBuffer>, headers: Record<string, string> = {}) => {
+      const url = `http://edge.test/v1/runners/0x${'ab'.repeat(20)}/jobs`
+      const request = new Request(url, { method: 'POST', body, headers: { 'content-type': jobsType, ...headers } })
+      return (await door(request, { waitUntil: () => {} } as unknown as ExecutionContext))!
+    }
+    return { logged, called, post }
+  }
+
+  test('refusal: where it fails, jobs left over are told what a job by itself is told, and the log names no more', async () => {
+    const fails = () => new Error('a secret of the inside')
+    const { logged, post } = open([[null, answer, null], fails(), fails()])
+    const response = await post(joinFrames(frames))
+    const requestId = response.headers.get('x-request-id')
+    const [first, ...problems] = splitFrames(new Uint8Array(await response.arrayBuffer()))
+    expect(said(first!)).toEqual({ ticket: 2, body: 'x' })
+    const single = await post(frames[0]!, { 'content-type': 'application/octet-stream' })
+    const told = { ...((await single.json()) as object), requestId }
+    expect(told).toMatchObject({ code: 'internal', status: 500 })
+    expect(problems.map((bytes) => decodeFrame(bytes))).toEqual(
+      [1, 3].map((ticket) => ({ type: 'problem', ticket, problem: told })),
+    )
+    const requestIds = [requestId, single.headers.get('x-request-id')]
+    expect(logged).toEqual(requestIds.map((requestId) => ({ event: 'defect', requestId, error: 'Error' })))
+  })
+
+  test('behavior: another runner is looked for once, and nobody waits for it who needs none', async () => {
+    let looked = 0
+    let found = () => {}
+    const listing = () => {
+      looked++
+      return new Promise<null>((resolve) => {
+        found = () => resolve(null)
+      })
+    }
+    const { post } = open([['no room', answer, null], ['no room']], listing)
+    const response = await post(joinFrames(frames), { 'assay-match': JSON.stringify({ model }) })
+    const answers = reading(response)
+    expect((await answers.next())!.ticket).toBe(2)
+    found()
+    const rest = [await answers.next(), await answers.next(), await answers.next()]
+    expect([rest[0]!.ticket, rest[1]!.ticket, rest[2], looked]).toEqual([1, 3, null, 1])
+  })
+
+  test('behavior: once the asker has gone, the mailbox is asked no more', async () => {
+    const calls = Array.from({ length: 20 }, (_, at) => [answer, ...Array<null>(19 - at).fill(null)])
+    const { called, post } = open(calls)
+    const many = Array.from({ length: 20 }, (_, at) => {
+      const frame = jobFrame(BigInt(at), utf8('x'))
+      setTicket(frame, at)
+      return frame
+    })
+    const answers = reading(await post(joinFrames(many)))
+    await answers.next()
+    await answers.stop()
+    for (let turns = 0; turns < 10; turns++) await new Promise((resolve) => setImmediate(resolve))
+    expect(called.length).toBeLessThan(5)
+  })
 })

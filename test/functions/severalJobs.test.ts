@@ -161,6 +161,9 @@ describe('several jobs of one request', () => {
     expect(await refused(joinFrames([good]), { prefer: 'respond-async' })).toEqual(invalid)
     const large = joinFrames([frameOf({ ticket: 1, job: 1n, body: 'x'.repeat(8 * 1024 * 1024) })])
     expect(await refused(large)).toEqual([413, 'payload_too_large'])
+    // What an edge says that takes one job at a time, and what the SDK knows it by.
+    const asOne = { 'content-type': 'application/octet-stream' }
+    expect(await refused(joinFrames([good]), asOne)).toEqual([422, 'bad_frame'])
     expect(fake.requests).toHaveLength(0)
     expect(await all(await ask([{ ticket: 1, job: 1n, body: 'x' }]))).toEqual([{ ticket: 1, body: 'x' }])
     await fake.close()

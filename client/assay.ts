@@ -48,6 +48,7 @@ import {
 } from './edge.ts'
 import { findEquivocations, keepReceipt, wordsFor } from './equivocations.ts'
 import { EdgeError, EquivocationError, JobFailedError, VerificationError } from './errors.ts'
+import { JobPost } from './jobPost.ts'
 import { checkRequirements, checkStake, type Requirements } from './requirements.ts'
 import { createSealer, type Sealer } from './sealer.ts'
 import { checkListing, checkReceipt, checkRunner } from './verify.ts'
@@ -177,6 +178,7 @@ export class Assay {
   readonly #options: Required<Omit<AssayOptions, 'network' | 'edge' | 'coverOf' | 'recover'>> &
     Pick<AssayOptions, 'coverOf'>
   readonly edge: Edge
+  readonly #post: JobPost
   #network: Network | undefined
   readonly #models = new Map<string, { pending: Promise<Model>; until: number }>()
   readonly #recover: Recover
@@ -188,6 +190,7 @@ export class Assay {
   constructor(options: AssayOptions) {
     this.#network = options.network
     this.edge = connectEdge(options.edge, options.fetch)
+    this.#post = new JobPost(this.edge)
     this.#recover = options.recover ?? rememberSigners()
     this.#signerOf = rememberBatches(this.#recover)
     this.#options = {
@@ -607,18 +610,14 @@ export class Assay {
   /** Posts a job, and again with the very same body while the network or the edge stumbles: once the runner may have it, it is asked of this runner and no other until the deadline, and then let go. */
   async #send(channel: Channel, sealed: Sealed, until: number, wanted: MatchBody): Promise<JobAnswer> {
     const { now, sleep } = this.#options
-    const headers = { 'assay-match': JSON.stringify(wanted) }
+    const match = JSON.stringify(wanted)
     let perhapsAccepted = false
     for (let attempt = 0; ; attempt++) {
       const frame = await this.#frame(channel, sealed, until - now(), !channel.opened || attempt > 0)
       try {
-        const path = `/v1/runners/${channel.runner.signer}/jobs`
         // The edge ends a job at its deadline; a connection that stays silent beyond it is dead.
         const timeoutMs = Math.max(0, until - now()) + silenceMs
-        const decoded = decodeFrame(await this.edge.bytes(path, { method: 'POST', body: frame, headers, timeoutMs }))
-        if (decoded.type !== 'jobAnswer')
-          throw new VerificationError('answer_form', 'The edge answered with something that is not a job answer.')
-        return decoded
+        return await this.#post.post({ runner: channel.runner.signer, match, frame, timeoutMs })
       } catch (error) {
         if (!(error instanceof EdgeError)) throw error
         const reopen = error.code === 'unknown_context' && channel.opened && attempt === 0

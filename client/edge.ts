@@ -9,6 +9,11 @@ export type Edge = {
     path: string,
     init?: { method?: string; body?: Uint8Array; headers?: Record<string, string>; timeoutMs?: number },
   ): Promise<Uint8Array>
+  /** Posts bytes under a content type of their own and gives the answer's bytes as they come. Reading them throws EdgeError too. */
+  stream(
+    path: string,
+    init: { body: Uint8Array; headers: Record<string, string>; signal: AbortSignal },
+  ): Promise<AsyncIterable<Uint8Array>>
 }
 
 /** Holds what a network's signatures are bound to. */
@@ -92,6 +97,15 @@ export function listingFromJson(json: ListingJson): Listing {
   return { ...json, price: BigInt(json.price), validUntil: BigInt(json.validUntil), nonce: BigInt(json.nonce) }
 }
 
+/** Makes the error of a problem an edge words, or of an answer without one. */
+export function problemError(problem: unknown, status: number, whose: string): EdgeError {
+  const { code, detail, hint, ...rest } = (problem ?? {}) as Record<string, unknown>
+  if (typeof code === 'string')
+    return new EdgeError(code, status, String(detail), hint === undefined ? undefined : String(hint), rest)
+  const said = `${whose} answered ${status} without a word an edge uses.`
+  return new EdgeError('network', status, said, 'Is it the address of an edge?')
+}
+
 const octets = 'application/octet-stream'
 
 /** Connects to an edge by its URL. */
@@ -110,13 +124,7 @@ export function connectEdge(url: string, fetchImplementation: typeof fetch = fet
   const request = async (path: string, init: RequestInit): Promise<Response> => {
     const response = await reached(fetchImplementation(`${base}${path}`, init))
     if (response.ok) return response
-    const problem = ((await response.json().catch(() => null)) ?? {}) as Record<string, unknown>
-    if (typeof problem.code !== 'string') {
-      const said = `${base} answered ${response.status} without a word an edge uses.`
-      throw new EdgeError('network', response.status, said, 'Is it the address of an edge?')
-    }
-    const { code, detail, hint, ...rest } = problem
-    throw new EdgeError(code, response.status, String(detail), hint === undefined ? undefined : String(hint), rest)
+    throw problemError(await response.json().catch(() => null), response.status, base)
   }
   return {
     async json<T>(
@@ -151,5 +159,16 @@ export function connectEdge(url: string, fetchImplementation: typeof fetch = fet
       const response = await request(path, init)
       return new Uint8Array(await reached(response.arrayBuffer()))
     },
+    async stream(path, { body, headers, signal }) {
+      const init = { method: 'POST', headers, body: body as Uint8Array<ArrayBuffer>, signal }
+      return chunksOf(await request(path, init), reached)
+    },
   }
+}
+
+async function* chunksOf(response: Response, reached: <T>(work: Promise<T>) => Promise<T>): AsyncGenerator<Uint8Array> {
+  // Some platforms' fetch gives an answer in one piece and no stream of it.
+  if (!response.body) return yield new Uint8Array(await reached(response.arrayBuffer()))
+  const reader = response.body.getReader()
+  for (let read = await reached(reader.read()); !read.done; read = await reached(reader.read())) yield read.value
 }

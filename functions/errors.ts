@@ -116,37 +116,51 @@ export const openHeaders = {
   'access-control-expose-headers': exposedHeaders.join(','),
 }
 
-/** Words a problem as RFC 9457 problem+json, with the code's own next step where no better one is known; `extra` are members of its own, `more` are headers. */
-export function problem(
+/** Words the members of an RFC 9457 problem, with the code's own next step where no better one is known; `extra` are members of its own. */
+export function problemBody(
   code: ErrorCode,
   detail: string,
   requestId: string,
   hint = hintOf[code],
   extra?: Record<string, unknown>,
-  more?: Record<string, string>,
-): Response {
-  const status = statusOf[code]
-  const body = {
+) {
+  return {
     type: `urn:assay:problem:${code}`,
     title: code.replaceAll('_', ' '),
-    status,
+    status: statusOf[code] as number,
     code,
     detail,
     hint,
     requestId,
     ...extra,
   }
-  const headers = { ...openHeaders, 'content-type': 'application/problem+json', 'x-request-id': requestId, ...more }
-  return new Response(JSON.stringify(body), { status, headers })
 }
 
-/** Words whatever was thrown: what was thrown on purpose as its problem, anything else as a bare 500 that `log` hears of. */
-export function problemOf(
-  error: unknown,
+/** Answers with a problem as RFC 9457 problem+json; `more` are headers. */
+export function problem(
+  code: ErrorCode,
+  detail: string,
   requestId: string,
-  log: (event: string, fields: Record<string, string>) => void,
+  hint?: string,
+  extra?: Record<string, unknown>,
+  more?: Record<string, string>,
 ): Response {
-  if (error instanceof AssayError) return problem(error.code, error.message, requestId, error.hint, error.extra)
+  const body = problemBody(code, detail, requestId, hint, extra)
+  const headers = { ...openHeaders, 'content-type': 'application/problem+json', 'x-request-id': requestId, ...more }
+  return new Response(JSON.stringify(body), { status: statusOf[code], headers })
+}
+
+type Log = (event: string, fields: Record<string, string>) => void
+
+/** Gives what was thrown on purpose as it is, and anything else as a bare `internal` that `log` hears of. */
+export function shownError(error: unknown, requestId: string, log: Log): AssayError {
+  if (error instanceof AssayError) return error
   log('defect', { requestId, error: error instanceof Error ? error.name : typeof error })
-  return problem('internal', 'The edge failed.', requestId)
+  return new AssayError('internal', 'The edge failed.')
+}
+
+/** Answers with the problem of whatever was thrown. */
+export function problemOf(error: unknown, requestId: string, log: Log): Response {
+  const { code, message, hint, extra } = shownError(error, requestId, log)
+  return problem(code, message, requestId, hint, extra)
 }

@@ -13,7 +13,15 @@ import {
 import { decodeTerms, encodeTerms, type Terms, termsLength } from './terms.ts'
 
 /** Numbers the kinds of frame. */
-export const frameType = { jobRequest: 1, jobAnswer: 2, jobRefusal: 3, load: 4, hello: 5, cancel: 6 } as const
+export const frameType = {
+  jobRequest: 1,
+  jobAnswer: 2,
+  jobRefusal: 3,
+  load: 4,
+  hello: 5,
+  cancel: 6,
+  problem: 7,
+} as const
 
 /** Lists why a job is refused before it runs; the position plus one is the code on the wire. */
 export const refusalReasons = [
@@ -70,6 +78,9 @@ export type Load = { queued: number; capacity: number }
 /** Asks a runner to let go of a job: nobody waits for it any more. One with a receipt is not touched by it. */
 export type Cancel = { channel: Uint8Array; job: bigint }
 
+/** Tells a buyer who posted several jobs at once what one of them met: the members of a problem+json (RFC 9457). */
+export type JobProblem = { ticket: number; problem: Record<string, unknown> }
+
 /** Introduces a runner to its mailbox: the models it serves (digests) and how many jobs it takes at once. */
 export type Hello = {
   models: string[]
@@ -90,6 +101,7 @@ export type Frame =
   | ({ type: 'load' } & Load)
   | ({ type: 'hello' } & Hello)
   | ({ type: 'cancel' } & Cancel)
+  | ({ type: 'problem' } & JobProblem)
 
 const openingFlag = 1
 const voucherFlag = 2
@@ -256,6 +268,34 @@ export function encodeCancel({ channel, job }: Cancel): Uint8Array<ArrayBuffer> 
   return bytes
 }
 
+/** Writes what one of several jobs met. */
+export function encodeJobProblem({ ticket, problem }: JobProblem): Uint8Array<ArrayBuffer> {
+  const text = utf8(JSON.stringify(problem))
+  const bytes = new Uint8Array(5 + text.length)
+  bytes[0] = frameType.problem
+  new DataView(bytes.buffer).setUint32(1, ticket)
+  bytes.set(text, 5)
+  return bytes
+}
+
+/** Reads JSON to the end, or gives undefined where it is none. */
+function readJson(reader: Reader): unknown {
+  const text = fromUtf8(reader.rest())
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
+
+function readJobProblem(reader: Reader): JobProblem {
+  const ticket = reader.u32()
+  const problem = readJson(reader)
+  if (typeof problem !== 'object' || problem === null || Array.isArray(problem))
+    throw new EncodingError('A problem frame carries a JSON object.')
+  return { ticket, problem: problem as Record<string, unknown> }
+}
+
 /** Writes a runner's introduction. */
 export function encodeHello(hello: Hello): Uint8Array<ArrayBuffer> {
   const text = utf8(JSON.stringify(hello))
@@ -266,12 +306,8 @@ export function encodeHello(hello: Hello): Uint8Array<ArrayBuffer> {
 }
 
 function readHello(reader: Reader): Hello {
-  let json: unknown
-  try {
-    json = JSON.parse(fromUtf8(reader.rest()))
-  } catch {
-    throw new EncodingError('A hello frame carries JSON.')
-  }
+  const json = readJson(reader)
+  if (json === undefined) throw new EncodingError('A hello frame carries JSON.')
   const { models, capacity, warm, credit, region } = (json ?? {}) as Record<string, unknown>
   const digests = (value: unknown) =>
     Array.isArray(value) && value.every((each) => typeof each === 'string' && /^0x[0-9a-f]{64}$/.test(each))
@@ -318,6 +354,8 @@ export function decodeFrame(bytes: Uint8Array): Frame {
       reader.end()
       return { type: 'cancel', ...cancel }
     }
+    case frameType.problem:
+      return { type: 'problem', ...readJobProblem(reader) }
     default:
       throw new EncodingError(`Unknown frame type ${type}.`)
   }

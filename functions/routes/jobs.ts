@@ -3,15 +3,19 @@ import type { Hex } from '../../protocol/bytes.ts'
 import type { Context } from '../context.ts'
 import { AssayError, type ErrorCode, openHeaders, problem, problemOf } from '../errors.ts'
 import type { ExecutionContext } from '../platform.ts'
-import { type Match, matchRunner } from '../services/match.ts'
+import { nextMatch } from './nextMatch.ts'
 import { type App, createRouter, hearOut, passed, readBody, responses } from './router.ts'
-import { Address, FindMatch } from './schemas.ts'
+import { Address } from './schemas.ts'
+import { isSeveral, jobsType, maxJobsBytes, postJobs } from './severalJobs.ts'
 
 /** Largest job frame taken, in bytes: a Durable Object takes messages up to 32 MiB. */
 const maxJobBytes = 24 * 1024 * 1024
 const octetStream = 'application/octet-stream'
 const JobId = z.string().regex(/^[0-9a-f]{32}$/)
-const octets = { required: true, content: { [octetStream]: { schema: z.string() } } }
+const octets = {
+  required: true,
+  content: { [octetStream]: { schema: z.string() }, [jobsType]: { schema: z.string() } },
+}
 const headers = z.object({
   prefer: z
     .string()
@@ -57,14 +61,22 @@ async function answered(context: Context, request: Request, signer: string, exec
   }
 }
 
-type Posted = { request: Request; signer: string; requestId: string; execution: ExecutionContext }
+/** Holds a request that posts to a runner, under its id; `execution` keeps work behind the answer alive. */
+export type Posted = { request: Request; signer: string; requestId: string; execution: ExecutionContext }
 
 async function postJob(context: Context, { request, signer, requestId, execution }: Posted): Promise<Response> {
   const { mailbox, carry, directory, now } = context
   if (!/^0x[0-9a-f]{40}$/.test(signer)) throw new AssayError('invalid_request', 'A runner is named by its address.')
-  const body = await readBody(request, maxJobBytes)
   const prefer = request.headers.get('prefer')
   const { respondAsync, waitSeconds } = prefer === null ? waiting : preferencesOf(prefer)
+  if (isSeveral(request)) {
+    if (respondAsync)
+      throw new AssayError('invalid_request', 'Several jobs of one request are answered on the line.', {
+        hint: `Post each job that nobody waits for by itself, as ${octetStream}.`,
+      })
+    return postJobs(context, { request, signer, requestId, execution }, await readBody(request, maxJobsBytes))
+  }
+  const body = await readBody(request, maxJobBytes)
   if (respondAsync) {
     const headers = new Headers({ 'x-request-id': requestId, 'assay-wait': String(waitSeconds) })
     for (const name of ['assay-webhook-url', 'assay-webhook-secret']) {
@@ -84,27 +96,6 @@ async function postJob(context: Context, { request, signer, requestId, execution
   const { code, message, hint, extra } = met!
   const next = extra?.accepted === false ? await nextMatch(context, signer as Hex, request, execution) : null
   return problem(code as ErrorCode, message, requestId, hint, { ...extra, ...(next ? { next } : {}) }, headers)
-}
-
-/** Finds another runner for a job that this one did not take, under the requirements its buyer sent along: a sealed job cannot move by itself, but its buyer is spared a question. */
-async function nextMatch(
-  context: Context,
-  refusedBy: Hex,
-  request: Request,
-  execution: ExecutionContext,
-): Promise<Match | null> {
-  const header = request.headers.get('assay-match')
-  if (header === null) return null
-  try {
-    const { model, requirements } = FindMatch.parse(JSON.parse(header))
-    const exclude = [...(requirements.exclude ?? []), refusedBy]
-    return await matchRunner(context, { model, requirements: { ...requirements, exclude } }, (work) =>
-      execution.waitUntil(work),
-    )
-  } catch {
-    // The refusal is the answer; a match beside it is a courtesy.
-    return null
-  }
 }
 
 /** Opens the doors of jobs that are looked after by id. */

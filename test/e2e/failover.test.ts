@@ -9,7 +9,7 @@ import { digitTensor as pixels, sampleModel } from '../../dev/sample/model.ts'
 import { localBuyer, settleNow } from '../../dev/story.ts'
 import { fromHex, type Hex, toHex } from '../../protocol/bytes.ts'
 import { readDevelopmentRoots } from '../../protocol/evidence/roots.development.ts'
-import { decodeFrame } from '../../protocol/frames.ts'
+import { decodeFrame, encodeJobProblem, joinFrames, setTicket, splitFrames, ticketOf } from '../../protocol/frames.ts'
 import { createSigner } from '../../protocol/secp256k1.ts'
 import { admit, eventually, fund, list, openMarketplace } from './marketplace.ts'
 
@@ -83,6 +83,71 @@ describe('two runners of one model', () => {
     const answer = await buyer.infer(digest, [pixels(2)])
     expect([one.signer, other.signer, two.signer]).toContain(answer.runner)
     expect(matches).toBe(1)
+  })
+
+  describe('jobs of one turn', () => {
+    /** Makes a buyer whose first shared request a test answers itself, given the frames asked and what the edge would say to some of them. */
+    const sharing = (
+      answer: (asked: Uint8Array[], ask: (frames: Uint8Array[]) => Promise<Uint8Array[]>) => Promise<Uint8Array[]>,
+    ) => {
+      const posts: { runner: string; jobs: number }[] = []
+      let first = true
+      const buyer = buyerOver(async (input, init) => {
+        if (!isJob(input)) return fetch(input, init)
+        const shared = new Headers(init!.headers).get('content-type') === 'application/vnd.assay.jobs'
+        const frames = shared ? splitFrames(init!.body as Uint8Array<ArrayBuffer>) : []
+        posts.push({ runner: String(input).split('/').at(-2)!, jobs: shared ? frames.length : 1 })
+        if (!shared || !first) return fetch(input, init)
+        first = false
+        const ask = async (some: Uint8Array[]) => {
+          const response = await fetch(input, { ...init, body: joinFrames(some) })
+          return splitFrames(new Uint8Array(await response.arrayBuffer()))
+        }
+        return new Response(joinFrames(await answer(frames, ask)))
+      })
+      const buy = (count: number) =>
+        Promise.allSettled(Array.from({ length: count }, (_, at) => buyer.infer(digest, [pixels(at % 10)])))
+      return { posts, buy }
+    }
+
+    test('behavior: share requests through edge and runner, and each is answered with what is asked of it', async () => {
+      const { posts, buy } = sharing((frames, ask) => ask(frames))
+      const answers = await buy(40)
+      expect(posts.map(({ jobs }) => jobs)).toEqual([16, 16, 8])
+      const alone = await Promise.all(
+        Array.from({ length: 10 }, (_, digit) => localBuyer(marketplace).infer(digest, [pixels(digit)])),
+      )
+      for (const [at, answer] of answers.entries())
+        expect(answer).toMatchObject({ value: { outputs: alone[at % 10]!.outputs } })
+    })
+
+    test('behavior: the one its runner has no room for moves to the other, and the others are served where they are', async () => {
+      const { posts, buy } = sharing(async ([one, two, three], ask) => {
+        const problem = { code: 'at_capacity', status: 503, detail: 'Full.', accepted: false }
+        return [encodeJobProblem({ ticket: ticketOf(two!)!, problem }), ...(await ask([one!, three!]))]
+      })
+      const answers = await buy(3)
+      const runners = answers.map((each) => each.status === 'fulfilled' && each.value.runner)
+      const [first, second] = posts.map(({ runner }) => runner)
+      expect(first).not.toBe(second)
+      expect([posts.map(({ jobs }) => jobs), runners]).toEqual([
+        [3, 1],
+        [first, second, first],
+      ])
+    })
+
+    test('attack: the edge swaps the answers of two: neither is believed, and the third is served', async () => {
+      const { buy } = sharing(async (frames, ask) => {
+        const answers = await ask(frames)
+        for (const answer of answers) setTicket(answer, [1, 0, 2][ticketOf(answer)!]!)
+        return answers
+      })
+      expect(await buy(3)).toMatchObject([
+        { status: 'rejected', reason: { name: 'VerificationError', reason: 'receipt_job' } },
+        { status: 'rejected', reason: { name: 'VerificationError', reason: 'receipt_job' } },
+        { status: 'fulfilled' },
+      ])
+    })
   })
 
   test('behavior: a job that may have been accepted stays with its runner until its deadline, and is then let go', async () => {

@@ -326,6 +326,8 @@ describe('the edge', () => {
         'get /v1/channels/{channel}/receipts',
       ]),
     )
+    const posted = document.paths['/v1/runners/{signer}/jobs']!.post as { requestBody: { content: object } }
+    expect(Object.keys(posted.requestBody.content)).toEqual(['application/octet-stream', 'application/vnd.assay.jobs'])
     expect(document.components.schemas.Problem.properties.code.enum).toContain('at_capacity')
   })
 })

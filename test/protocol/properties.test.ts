@@ -5,10 +5,12 @@ import { makeVectors } from '../../dev/vectors.ts'
 import { EncodingError, fromHex, toHex } from '../../protocol/bytes.ts'
 import { canonicalJson } from '../../protocol/canonicalJson.ts'
 import { createEnvelope, direction } from '../../protocol/envelope.ts'
+import { FrameSplitter } from '../../protocol/frameSplitter.ts'
 import {
   decodeFrame,
   encodeCancel,
   encodeJobAnswer,
+  encodeJobProblem,
   encodeJobRefusal,
   encodeJobRequest,
   joinFrames,
@@ -201,6 +203,47 @@ describe('encodings', () => {
     expect(() => decodeFrame(new Uint8Array())).toThrow(EncodingError)
     expect(splitFrames(joinFrames([new Uint8Array([1]), new Uint8Array([])]))).toHaveLength(2)
     expect(() => splitFrames(new Uint8Array([0, 0, 0, 9, 1]))).toThrow(EncodingError)
+  })
+
+  test('behavior: a problem comes back as it went; what carries no object is refused', () => {
+    fc.assert(
+      fc.property(fc.nat(0xffff_ffff), fc.dictionary(fc.string(), fc.jsonValue()), (ticket, value) => {
+        const problem = JSON.parse(JSON.stringify(value)) as Record<string, unknown>
+        expect(decodeFrame(encodeJobProblem({ ticket, problem }))).toEqual({ type: 'problem', ticket, problem })
+      }),
+    )
+    const head = [...encodeJobProblem({ ticket: 1, problem: {} }).subarray(0, 5)]
+    for (const text of ['', '{', 'null', '[]', '"x"', '\ufffe'])
+      expect(() => decodeFrame(new Uint8Array([...head, ...new TextEncoder().encode(text)]))).toThrow(EncodingError)
+    expect(() => decodeFrame(new Uint8Array([...head, 0xff]))).toThrow(EncodingError)
+    expect(() => decodeFrame(new Uint8Array(head.slice(0, 4)))).toThrow(EncodingError)
+  })
+
+  test('behavior: joined frames come apart however their bytes are cut, and a cut-off end is told', () => {
+    const cutFrames = fc.record({
+      frames: fc.array(fc.uint8Array({ maxLength: 40 }), { maxLength: 6 }),
+      cuts: fc.array(fc.nat(300), { maxLength: 12 }),
+      lost: fc.nat(3),
+    })
+    fc.assert(
+      fc.property(cutFrames, ({ frames, cuts, lost }) => {
+        const whole = joinFrames(frames)
+        // As Node's sockets give them, whose `slice` is a view.
+        const joined = Buffer.from(whole.subarray(0, Math.max(0, whole.length - lost)))
+        const splitter = new FrameSplitter()
+        const found: Uint8Array[] = []
+        let at = 0
+        for (const cut of [...cuts.toSorted((a, b) => a - b), joined.length]) {
+          found.push(...splitter.push(joined.subarray(at, Math.max(at, cut))))
+          at = Math.max(at, Math.min(cut, joined.length))
+        }
+        const kept = splitFrames(whole).filter((frame) => frame.byteOffset + frame.length <= joined.length)
+        expect(found).toEqual(kept.map((frame) => frame.slice()))
+        for (const frame of found) expect(frame.byteLength).toBe(frame.buffer.byteLength)
+        if (kept.length === frames.length) splitter.end()
+        else if (joined.length > joinFrames(kept).length) expect(() => splitter.end()).toThrow(EncodingError)
+      }),
+    )
   })
 
   test('behavior: any split of an amount adds up', () => {

@@ -9,6 +9,7 @@ import { type Account, createWalletClient, http, maxUint256, type WalletClient }
 import { privateKeyToAccount } from 'viem/accounts'
 import { anvil } from 'viem/chains'
 import { testTokenAbi } from '../contracts/abi.ts'
+import { nodeFlags } from '../gpu-runner/nodeFlags.ts'
 import { createDevelopmentTee, developmentPccs } from '../gpu-runner/tee/development.ts'
 import { createDevelopmentSnp, type DevelopmentSnp, developmentKds } from '../gpu-runner/tee/developmentSnp.ts'
 import { fromHex, type Hex, toBase64 } from '../protocol/bytes.ts'
@@ -174,7 +175,7 @@ async function startCollateral({ tee, snp }: Machines) {
 }
 
 async function spawnRunner(environment: Record<string, string>, onLog: (line: string) => void): Promise<RunnerProcess> {
-  const child = spawn(process.execPath, ['--no-warnings', join(root, 'gpu-runner/main.ts')], {
+  const child = spawn(process.execPath, [...nodeFlags, join(root, 'gpu-runner/main.ts')], {
     env: { PATH: process.env.PATH ?? '', ...environment },
     stdio: ['ignore', 'pipe', 'pipe'],
   })

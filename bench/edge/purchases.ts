@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { Assay } from '../../client/assay.ts'
 import { rememberSigners } from '../../client/batchSigners.ts'
+import { nodeFlags } from '../../gpu-runner/nodeFlags.ts'
 import { createRecoverer, createRunnerSigner } from '../../gpu-runner/signer.ts'
 import { createDevelopmentTee } from '../../gpu-runner/tee/development.ts'
 import { fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
@@ -26,7 +27,7 @@ const runnerKey = keyOf('runner')
 export async function startRunner(mailboxUrl: string, model: ModelName): Promise<Runner> {
   const socket = `${mailboxUrl.replace('http', 'ws')}/bench/socket/${runnerKey.address}`
   const script = join(import.meta.dirname, '../serve/runner.ts')
-  const child = spawn(process.execPath, ['--no-warnings', script, 'full', model, socket], {
+  const child = spawn(process.execPath, [...nodeFlags, script, 'full', model, socket], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })
   const ended = once(child, 'exit')

@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { createNativeEnvelope, type NativeEnvelope } from '../../gpu-runner/nativeEnvelope.ts'
+import { nodeFlags } from '../../gpu-runner/nodeFlags.ts'
 import { createRunnerSigner } from '../../gpu-runner/signer.ts'
 import { fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
 import { contextId, direction, envelopeInfo, envelopeKeys } from '../../protocol/envelope.ts'
@@ -75,7 +76,7 @@ async function connect(mode: Mode, model: ModelName, { batch, cores }: { batch: 
   const sockets = new WebSocketServer({ server, perMessageDeflate: false })
   const url = `ws://127.0.0.1:${(server.address() as AddressInfo).port}/`
   const script = join(import.meta.dirname, 'runner.ts')
-  const command = [process.execPath, '--no-warnings', script, mode, model, url, batch]
+  const command = [process.execPath, ...nodeFlags, script, mode, model, url, batch]
   const child: ChildProcess = cores
     ? spawn('taskset', ['-c', cores, ...command], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
     : spawn(command[0]!, command.slice(1), { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })

@@ -75,6 +75,7 @@ async function besidePython(jobs: number): Promise<Row> {
   const signed = await startAsked('signed', 'small')
   const python = await startFastApi('small')
   try {
+    await signed.ask(warmJobs, inFlight)
     const { rates, ratios } = await compare([
       async () => jobs / (await signed.ask(jobs, inFlight)),
       () => python.rate(1_000, inFlight),

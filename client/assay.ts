@@ -524,7 +524,7 @@ export class Assay {
     )
     channel.opened = true
     channel.receipts.set(job, keepReceipt(answer))
-    if (channel.receipts.size > keptReceipts) channel.receipts.delete(channel.receipts.oldest!)
+    channel.receipts.trim(keptReceipts)
 
     let plaintext: Uint8Array
     try {

@@ -12,7 +12,7 @@ export function rememberSigners(recover: Recover = rememberKeys(), capacity = 25
     if (before !== undefined) return before
     const signer = recover(digest, signature, likely)
     known.set(key, signer)
-    if (known.size > capacity) known.delete(known.oldest!)
+    known.trim(capacity)
     return signer
   }
 }

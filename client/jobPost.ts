@@ -1,9 +1,8 @@
 import { FrameSplitter } from '../protocol/frameSplitter.ts'
-import { decodeFrame, type JobAnswer, joinFrames } from '../protocol/frames.ts'
+import { decodeFrame, type JobAnswer, jobsType, joinFrames } from '../protocol/frames.ts'
 import { type Edge, problemError } from './edge.ts'
 import { EdgeError, VerificationError } from './errors.ts'
 
-const jobsType = 'application/vnd.assay.jobs'
 /** Most jobs of one request: of many asked at once, one part is on its way while another is worked on. */
 const maxJobs = 16
 /** Longest job that shares a request, in bytes: a larger one would hold up its neighbours. */
@@ -59,7 +58,7 @@ export class JobPost {
 
   #leave(jobs: readonly Waiting[]): void {
     if (jobs.length > 1) void this.#share(jobs)
-    else for (const { job, resolve, reject } of jobs) this.#alone(job).then(resolve, reject)
+    else this.#separate(jobs)
   }
 
   /** Posts jobs one by one, each for as long as is left of its time. */

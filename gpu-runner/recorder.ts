@@ -88,7 +88,7 @@ export class Recorder {
 
   /** Takes the outcomes of a run; never throws. */
   push(outcomes: readonly Outcome[]): void {
-    const started = performance.now()
+    const started = this.#elapsed()
     for (const outcome of outcomes) {
       try {
         this.#queue.push(seal(outcome))
@@ -96,7 +96,7 @@ export class Recorder {
         outcome.job.failed(error as Error)
       }
     }
-    this.#deps.meter?.sealed(performance.now() - started)
+    this.#deps.meter?.sealed(this.#elapsed() - started)
     if (this.#busy) return
     const waitMs = this.#queue.length >= enough ? 0 : this.#waitMs(outcomes)
     if (waitMs < shortestMs) return void this.#drain()
@@ -121,20 +121,20 @@ export class Recorder {
 
   async #record(batch: Sealed[]): Promise<void> {
     const { domain, signer, journal, now, meter } = this.#deps
-    const started = performance.now()
+    const started = this.#elapsed()
     const totals = addUp(batch, BigInt(Math.floor(now() / 1000)))
     try {
       const { root, proofs } = merkleTree(batch.map(({ receipt }) => receiptLeaf(receipt)))
       const signature = await signer.sign(batchDigest(domain, { root, count: batch.length }))
       const entries = entriesOf(batch, signature, proofs)
-      const signed = performance.now()
+      const signed = this.#elapsed()
       await journal.commit(
         entries,
         [...totals.keys()].map(({ id, terms, voucher }) => ({ channel: id, terms, voucher })),
       )
       // Nothing reads a running total between the batch before and here, so it is raised only once it is on disk.
       for (const [channel, total] of totals) channel.cumulative = total
-      meter?.recorded({ jobs: batch.length, signMs: signed - started, journalMs: performance.now() - signed })
+      meter?.recorded({ jobs: batch.length, signMs: signed - started, journalMs: this.#elapsed() - signed })
       for (const [index, { outcome }] of batch.entries()) outcome.job.done(answerOf(entries[index]!))
     } catch (error) {
       for (const { outcome } of batch) outcome.job.failed(error as Error)

@@ -58,7 +58,7 @@ export function createRecoverer(native = loadNative()): RecoverAddress {
     if (known) return known
     const address = toHex(keccak256(publicKey.subarray(1)).subarray(12))
     addresses.set(key, address)
-    if (addresses.size > keysKept) addresses.delete(addresses.oldest!)
+    addresses.trim(keysKept)
     return address
   }
   return (digest, signature) => {

@@ -23,6 +23,9 @@ export const frameType = {
   problem: 7,
 } as const
 
+/** Names the content of a request that posts several jobs to an edge, and of its answer: joined frames. */
+export const jobsType = 'application/vnd.assay.jobs'
+
 /** Lists why a job is refused before it runs; the position plus one is the code on the wire. */
 export const refusalReasons = [
   'bad_terms',

@@ -33,7 +33,7 @@ export function rememberBatches(recover: Recover = rememberKeys(), capacity = 64
     const batch: Batch = { root, nodes: new Map() }
     stands(batch, leaf, proof)
     known.set(key, batch)
-    if (known.size > capacity) known.delete(known.oldest!)
+    known.trim(capacity)
     return signer
   }
 }

@@ -1,7 +1,7 @@
 import { fromHexDigits } from './bytes.ts'
+import { formOf, type Part } from './tensorForm.ts'
 import type { Tensor } from './tensors.ts'
 
-type Part = Pick<Tensor, 'name' | 'datatype' | 'shape'> & { length: number }
 type Known = { header: Uint8Array; saltAt: number | null; parts: Part[] }
 
 /** Holds what a body's header says: the salt of a request, and the tensors as views into what follows the header. */
@@ -13,7 +13,7 @@ const maxHeader = 2_048
 const saltDigits = 64
 const marker = '"salt":"0x'
 
-/** Recognises headers that were read before but for the digits of their salt: to compare a few hundred bytes costs a tenth of decoding, parsing and checking them. */
+/** Recognises headers that were read before but for the digits of their salt: to compare a few hundred bytes costs less than decoding, parsing and checking them. */
 export class KnownHeaders {
   readonly #known: Known[] = []
 
@@ -42,16 +42,9 @@ export class KnownHeaders {
   remember(header: Uint8Array, text: string, salt: unknown, tensors: readonly Tensor[]): void {
     // One byte a character, so that places in the text are places in the bytes.
     if (header.length > maxHeader || text.length !== header.length) return
-    // What holds of one tensor of BYTES says nothing of the next.
-    if (tensors.some(({ datatype }) => datatype === 'BYTES')) return
+    const parts = formOf(tensors)
     const saltAt = salt === undefined ? null : placeOf(text, salt)
-    if (saltAt === undefined) return
-    const parts = tensors.map(({ name, datatype, shape, data }) => ({
-      name,
-      datatype,
-      shape: [...shape],
-      length: data.length,
-    }))
+    if (!parts || saltAt === undefined) return
     this.#known.unshift({ header: header.slice(), saltAt, parts })
     if (this.#known.length > most) this.#known.pop()
   }

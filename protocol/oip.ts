@@ -294,8 +294,7 @@ export function encodeBody(
   const known = headers[member].find(tensors)
   if (known) return withHeader(known, tensors)
   const bytes = assemble(`{"${member}":[${listText(tensors)}]}`, tensors)
-  const raw = tensors.reduce((sum, { data }) => sum + data.length, 0)
-  headers[member].remember(tensors, bytes.slice(0, bytes.length - raw))
+  headers[member].remember(tensors, bytes.slice(0, bytes.length - rawLength(tensors)))
   return bytes
 }
 
@@ -307,16 +306,24 @@ const listText = (tensors: readonly Tensor[]): string =>
   lists.find(tensors) ?? lists.remember(tensors, tensors.map(binaryTensorText).join())
 
 function withHeader(header: Uint8Array, tensors: readonly Tensor[]): Uint8Array<ArrayBuffer> {
-  let length = header.length
-  for (const { data } of tensors) length += data.length
-  const bytes = new Uint8Array(length)
+  const bytes = new Uint8Array(header.length + rawLength(tensors))
   bytes.set(header)
-  let offset = header.length
+  setRaw(bytes, header.length, tensors)
+  return bytes
+}
+
+function rawLength(tensors: readonly Tensor[]): number {
+  let length = 0
+  for (const { data } of tensors) length += data.length
+  return length
+}
+
+function setRaw(bytes: Uint8Array, at: number, tensors: readonly Tensor[]): void {
+  let offset = at
   for (const { data } of tensors) {
     bytes.set(data, offset)
     offset += data.length
   }
-  return bytes
 }
 
 /** Writes the plaintext of an envelope that carries an error instead of tensors. */
@@ -343,8 +350,7 @@ export function joinPadded(
   tensors: readonly Tensor[],
   prefix: 0 | 8 = 0,
 ): { bytes: Uint8Array<ArrayBuffer>; headerLength: number } {
-  let raw = 0
-  for (const { data } of tensors) raw += data.length
+  const raw = rawLength(tensors)
   // ASCII takes as many bytes as characters, so the header is written straight to its place; other text is measured first.
   let room = roundUp8(json.length)
   let bytes = new Uint8Array(prefix + room + raw)
@@ -355,11 +361,7 @@ export function joinPadded(
     ;({ read, written } = encoder.encodeInto(json, bytes.subarray(prefix, prefix + room)))
   }
   for (let at = prefix + written; at < prefix + room; at++) bytes[at] = 0x20
-  let offset = prefix + room
-  for (const { data } of tensors) {
-    bytes.set(data, offset)
-    offset += data.length
-  }
+  setRaw(bytes, prefix + room, tensors)
   return { bytes, headerLength: room }
 }
 

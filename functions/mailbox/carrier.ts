@@ -1,5 +1,6 @@
-import { joinFrames, splitFrames } from '../../protocol/frames.ts'
+import { joinFrames } from '../../protocol/frames.ts'
 import type { MailboxNamespace, Relayed } from '../platform.ts'
+import { outcomesOf } from './relayTogether.ts'
 
 /** Longest job that shares a call, in bytes: what is large pays for its own call, and a call shared in vain costs little. */
 const maxSharedBytes = 64 * 1024
@@ -94,13 +95,8 @@ export class Carrier {
   }
 
   async #together(runner: string, jobs: Uint8Array[]): Promise<(Relayed | null)[]> {
-    const { load, answers, problems } = await this.#stub(runner).jobs(runner, joinFrames(jobs).buffer)
-    const frames = splitFrames(new Uint8Array(answers)) as Uint8Array<ArrayBuffer>[]
-    return frames.map((frame, place) => {
-      if (frame.length > 0) return { ...load, frame }
-      const problem = problems[place]
-      return problem ? { ...load, problem } : null
-    })
+    const together = await this.#stub(runner).jobs(runner, joinFrames(jobs).buffer)
+    return outcomesOf(together).map((outcome) => outcome && { ...together.load, ...outcome })
   }
 
   /** Waits so long for what may never be known, and gives null then. */

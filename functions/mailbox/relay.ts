@@ -322,7 +322,7 @@ export class Relay {
     if (reachable.length === 0) return
     for (const { ticket, request } of reachable) {
       this.#givenUp.set(ticket, askedOf(request))
-      if (this.#givenUp.size > maxGivenUp) this.#givenUp.delete(this.#givenUp.oldest!)
+      this.#givenUp.trim(maxGivenUp)
     }
     this.#deps.send(joinFrames(reachable.map(({ request }) => encodeCancel(request))))
   }

@@ -51,14 +51,22 @@ export async function* relayTogether(
   })
 }
 
-function endedOf(places: readonly number[], { load, answers, problems }: RelayedTogether): EndedTogether {
-  const frames = splitFrames(new Uint8Array(answers))
-  const ended = places.map((place, index): Ended | null => {
-    if (frames[index]!.length > 0) return { place, frame: frames[index]! }
-    const problem = problems[index]
-    return problem ? { place, problem } : null
+function endedOf(places: readonly number[], together: RelayedTogether): EndedTogether {
+  const ended = outcomesOf(together).map((outcome, index) => outcome && { place: places[index]!, ...outcome })
+  return { load: together.load, ended: ended.filter((each) => each !== null) }
+}
+
+/** Gives what became of each job of a call: its answer's frame, the problem it met, or null where it has not ended. */
+export function outcomesOf({
+  answers,
+  problems,
+}: RelayedTogether): (Required<Pick<Relayed, 'frame'>> | Required<Pick<Relayed, 'problem'>> | null)[] {
+  const frames = splitFrames(new Uint8Array(answers)) as Uint8Array<ArrayBuffer>[]
+  return frames.map((frame, place) => {
+    if (frame.length > 0) return { frame }
+    const problem = problems[place]
+    return problem ? { problem } : null
   })
-  return { load, ended: ended.filter((each) => each !== null) }
 }
 
 /** Starts works together and gives their results in the order in which they end. The works must not reject. */

@@ -1,12 +1,13 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Hex } from '../../protocol/bytes.ts'
+import { jobsType } from '../../protocol/frames.ts'
 import type { Context } from '../context.ts'
 import { AssayError, type ErrorCode, openHeaders, problem, problemOf } from '../errors.ts'
 import type { ExecutionContext } from '../platform.ts'
 import { nextMatch } from './nextMatch.ts'
 import { type App, createRouter, hearOut, passed, readBody, responses } from './router.ts'
 import { Address } from './schemas.ts'
-import { isSeveral, jobsType, maxJobsBytes, postJobs } from './severalJobs.ts'
+import { isSeveral, maxJobsBytes, postJobs } from './severalJobs.ts'
 
 /** Largest job frame taken, in bytes: a Durable Object takes messages up to 32 MiB. */
 const maxJobBytes = 24 * 1024 * 1024

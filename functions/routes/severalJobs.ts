@@ -1,5 +1,5 @@
 import { EncodingError, type Hex } from '../../protocol/bytes.ts'
-import { decodeFrame, encodeJobProblem, joinFrames, splitFrames } from '../../protocol/frames.ts'
+import { decodeFrame, encodeJobProblem, jobsType, joinFrames, splitFrames } from '../../protocol/frames.ts'
 import type { Context } from '../context.ts'
 import { AssayError, type ErrorCode, openHeaders, problemBody, shownError } from '../errors.ts'
 import { type Ended, type EndedTogether, relayTogether, type TogetherJob } from '../mailbox/relayTogether.ts'
@@ -7,8 +7,6 @@ import type { Match } from '../services/match.ts'
 import type { Posted } from './jobs.ts'
 import { nextMatch } from './nextMatch.ts'
 
-/** Names the content of a request that posts several jobs, and of its answer. */
-export const jobsType = 'application/vnd.assay.jobs'
 /** Most bytes of several jobs. */
 export const maxJobsBytes = 8 * 1024 * 1024
 /** Most jobs of one request. */

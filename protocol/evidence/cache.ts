@@ -20,7 +20,7 @@ export function createEvidenceCache(capacity = 256): EvidenceCache {
       const made = make()
       entries.set(key, made)
       made.catch(() => entries.delete(key))
-      if (entries.size > capacity) entries.delete(entries.oldest!)
+      entries.trim(capacity)
       return made
     },
   }

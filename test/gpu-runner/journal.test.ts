@@ -4,24 +4,12 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { afterAll, describe, expect, test } from 'vitest'
 import { type Journal, type JournalEntry, openJournal } from '../../gpu-runner/journal.ts'
-import { fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
+import { fromHex, toHex, utf8 } from '../../protocol/bytes.ts'
 import { encodeJobAnswer } from '../../protocol/frames.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { channelOf, type Terms } from '../../protocol/terms.ts'
+import { domain, termsOf } from './terms.ts'
 
-const domain = { chainId: 31_337, escrow: `0x${'22'.repeat(20)}` as Hex }
-const termsOf = (label: string, change: Partial<Terms> = {}): Terms => ({
-  buyer: `0x${'01'.repeat(20)}`,
-  runner: `0x${'02'.repeat(20)}`,
-  model: `0x${'03'.repeat(32)}`,
-  publisher: `0x${'04'.repeat(20)}`,
-  price: 10n,
-  royaltyBps: 500,
-  feeBps: 100,
-  expiresAt: 2_000_000_000n,
-  salt: toHex(sha256(utf8(label))),
-  ...change,
-})
 const idOf = (terms: Terms) => fromHex(channelOf(domain, terms), 32)
 const bytes = (label: string) => new Uint8Array(sha256(utf8(label)))
 

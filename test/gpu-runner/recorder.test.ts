@@ -9,24 +9,14 @@ import { openJournal } from '../../gpu-runner/journal.ts'
 import { createNativeEnvelope } from '../../gpu-runner/nativeEnvelope.ts'
 import { type Outcome, type RecordedAnswer, Recorder } from '../../gpu-runner/recorder.ts'
 import { createRunnerSigner } from '../../gpu-runner/signer.ts'
-import { fromHex, type Hex, toHex, utf8 } from '../../protocol/bytes.ts'
+import { fromHex, utf8 } from '../../protocol/bytes.ts'
 import { sha256 } from '../../protocol/hash.ts'
 import { jobStatus } from '../../protocol/receipt.ts'
-import { channelOf, type Terms } from '../../protocol/terms.ts'
+import { channelOf } from '../../protocol/terms.ts'
+import { domain, termsOf } from './terms.ts'
 
-const domain = { chainId: 31_337, escrow: `0x${'22'.repeat(20)}` as Hex }
 const signer = createRunnerSigner(sha256(utf8('test key: runner')))
-const terms: Terms = {
-  buyer: `0x${'01'.repeat(20)}`,
-  runner: signer.address,
-  model: `0x${'03'.repeat(32)}`,
-  publisher: `0x${'04'.repeat(20)}`,
-  price: 10n,
-  royaltyBps: 500,
-  feeBps: 100,
-  expiresAt: 2_000_000_000n,
-  salt: toHex(sha256(utf8('recorder'))),
-}
+const terms = termsOf('recorder', { runner: signer.address })
 const zero = () => new Uint8Array(32)
 
 describe('a recorder', () => {

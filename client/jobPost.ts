@@ -9,6 +9,8 @@ const maxJobs = 16
 const maxSharedBytes = 64 * 1024
 /** Answers of an edge that does not take several jobs at once, or not these. */
 const takesOne = new Set([400, 404, 413, 415, 422])
+/** How long an edge that refused several jobs is asked one by one, in milliseconds: it may have been replaced since, or have meant the jobs. */
+const oneByOneMs = 60_000
 /** How long an answer with nothing left to say is read, in milliseconds, so that its connection serves again. */
 const lingerMs = 1_000
 /** Longest time a timer can be set to, in milliseconds. */
@@ -27,17 +29,21 @@ type Waiting = {
 /** Posts jobs to an edge. Those asked in one turn for the same runner and match share requests; each is answered by itself, with its own answer or none: what an answer says is for the receipt to prove. */
 export class JobPost {
   readonly #edge: Edge
+  readonly #elapsed: () => number
   readonly #gathering = new Map<string, Waiting[]>()
-  #together = true
+  #oneByOneUntil = Number.NEGATIVE_INFINITY
 
-  constructor(edge: Edge) {
+  /** `elapsed` tells milliseconds that only grow; the platform's own unless told. */
+  constructor(edge: Edge, elapsed: () => number = () => performance.now()) {
     this.#edge = edge
+    this.#elapsed = elapsed
   }
 
   /** Posts a job and gives its answer's frame, decoded. Throws EdgeError, and VerificationError where the edge answers a single job with something else. */
   post(job: JobToPost): Promise<JobAnswer> {
-    if (!this.#together || job.frame.length > maxSharedBytes) return this.#alone(job)
-    const until = performance.now() + job.timeoutMs
+    const now = this.#elapsed()
+    if (now < this.#oneByOneUntil || job.frame.length > maxSharedBytes) return this.#alone(job)
+    const until = now + job.timeoutMs
     return new Promise((resolve, reject) => {
       this.#gather(`${job.runner} ${job.match}`).push({ job, until, resolve, reject })
     })
@@ -64,7 +70,7 @@ export class JobPost {
   /** Posts jobs one by one, each for as long as is left of its time. */
   #separate(jobs: readonly Waiting[]): void {
     for (const { job, until, resolve, reject } of jobs)
-      this.#alone({ ...job, timeoutMs: Math.max(0, Math.ceil(until - performance.now())) }).then(resolve, reject)
+      this.#alone({ ...job, timeoutMs: Math.max(0, Math.ceil(until - this.#elapsed())) }).then(resolve, reject)
   }
 
   async #alone({ runner, match, frame, timeoutMs }: JobToPost): Promise<JobAnswer> {
@@ -97,7 +103,7 @@ export class JobPost {
       // Nothing more is read of an answer that went wrong.
       abort()
       if (error instanceof EdgeError && !asked.heard && takesOne.has(error.status)) {
-        this.#together = false
+        this.#oneByOneUntil = this.#elapsed() + oneByOneMs
         this.#separate(asked.take())
       } else {
         const shown = error instanceof EdgeError ? error : unanswered((error as Error).message)

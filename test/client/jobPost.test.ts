@@ -1,4 +1,7 @@
 import { describe, expect, test } from 'vitest'
+import type { Edge } from '../../client/edge.ts'
+import { EdgeError } from '../../client/errors.ts'
+import { JobPost } from '../../client/jobPost.ts'
 import { toHex } from '../../protocol/bytes.ts'
 import { decodeFrame, encodeJobProblem, encodeLoad, joinFrames } from '../../protocol/frames.ts'
 import type { Tensor } from '../../protocol/tensors.ts'
@@ -68,11 +71,40 @@ describe('jobs of one turn', () => {
     expect(posts.sort()).toEqual([1, 2, 3])
   })
 
-  test('behavior: an edge that takes one at a time is asked so from then on', async () => {
+  test('behavior: an edge that takes one at a time is asked so after that', async () => {
     const { posts, outcomes, together } = await buyTogether({ takesOne: true }, 3)
     expect([outcomes, posts]).toEqual([doubled(3), [3, 1, 1, 1]])
     expect(await together(10)).toEqual(doubled(3, 10))
     expect(posts.slice(4)).toEqual([1, 1, 1])
+  })
+
+  test('behavior: an edge that took one at a time is tried again a minute later', async () => {
+    const posts: string[] = []
+    let elapsed = 0
+    const refused = new EdgeError('unsupported_media_type', 415, 'One at a time.', 'Post one job.')
+    const edge: Edge = {
+      json: () => Promise.reject(refused),
+      bytes: async () => {
+        posts.push('one')
+        throw new EdgeError('at_capacity', 503, 'No room.', 'Ask another.')
+      },
+      stream: async () => {
+        posts.push('several')
+        throw refused
+      },
+    }
+    const post = new JobPost(edge, () => elapsed)
+    const job = { runner: 'runner', match: '{}', frame: new Uint8Array(8), timeoutMs: 1_000_000 }
+    const askTwo = async () => {
+      posts.length = 0
+      await Promise.allSettled([post.post(job), post.post(job)])
+      return [...posts]
+    }
+    expect(await askTwo()).toEqual(['several', 'one', 'one'])
+    elapsed = 59_999
+    expect(await askTwo()).toEqual(['one', 'one'])
+    elapsed = 60_000
+    expect(await askTwo()).toEqual(['several', 'one', 'one'])
   })
 
   test('behavior: an answer is read as it comes, however it is cut', async () => {

@@ -28,6 +28,8 @@ export type BatcherDeps<T> = {
 /** Takes what is queued for a model and runs it, never waiting for more: a window would only add latency when the engine is the bottleneck. */
 export class Batcher<T> {
   readonly #queue: QueuedRun<T>[] = []
+  /** Rows of the jobs in the queue. */
+  #rows = 0
   readonly #deps: BatcherDeps<T>
   readonly #parallel: number
   readonly #elapsed: () => number
@@ -54,6 +56,7 @@ export class Batcher<T> {
   /** Queues a job. */
   push(job: QueuedRun<T>): void {
     this.#queue.push(job)
+    this.#rows += rowsOf(job)
     this.#wake()
   }
 
@@ -101,6 +104,8 @@ export class Batcher<T> {
     const first = this.#queue[0]!
     let rows = rowsOf(first)
     if (rows >= most || !canLead(first.feeds)) return true
+    // Asked at each push: the queue is looked through only where it holds enough.
+    if (this.#rows < most) return false
     for (let at = 1; at < this.#queue.length && rows < most; at++) {
       const next = this.#queue[at]!
       if (!canFollow(first.feeds, next.feeds)) return false
@@ -117,6 +122,7 @@ export class Batcher<T> {
     const ahead = this.#running >= this.#parallel
     const plan = first && !ahead ? this.#plan(most) : { rows: this.#next(most), trial: false }
     const group = this.#take(Math.min(most, plan.rows))
+    for (const job of group) this.#rows -= rowsOf(job)
     this.#running++
     // Started late, a run would only be killed at once, and the process with it.
     const late = group.filter(({ deadline }) => deadline <= now())
@@ -166,22 +172,16 @@ export class Batcher<T> {
     return joinFeeds(halves)
   }
 
-  /** Gives the most rows of a run that follows another. The queue is counted only where that matters. */
+  /** Gives the most rows of a run that follows another. */
   #next(most: number): number {
-    return this.#share.half !== null ? this.#share.next(this.#rowsWaiting(), this.#parallel) : most
-  }
-
-  #rowsWaiting(): number {
-    let rows = 0
-    for (const job of this.#queue) rows += rowsOf(job)
-    return rows
+    return this.#share.half !== null ? this.#share.next(this.#rows, this.#parallel) : most
   }
 
   /** Plans the runs that lanes start in this turn of the loop: where they can take all that waits, they share it. */
   #plan(most: number): { rows: number; trial: boolean } {
     if (this.#portion !== null) return { rows: this.#portion, trial: false }
     const lanes = this.#parallel - this.#running
-    const rows = this.#rowsWaiting()
+    const rows = this.#rows
     const resting = this.#running === 0
     const plan =
       rows > most * lanes

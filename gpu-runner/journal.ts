@@ -1,11 +1,12 @@
 import { DatabaseSync } from 'node:sqlite'
 import { Worker } from 'node:worker_threads'
-import { concat, type Hex, readUint, toHex, uint } from '../protocol/bytes.ts'
+import { concat, equalBytes, type Hex, readUint, toHex, uint } from '../protocol/bytes.ts'
 import { decodeFrame } from '../protocol/frames.ts'
 import type { MerkleProof } from '../protocol/merkle.ts'
 import type { Detail, Receipt } from '../protocol/receipt.ts'
 import { RenewedMap } from '../protocol/renewedMap.ts'
 import { decodeTerms, encodeTerms, type Terms } from '../protocol/terms.ts'
+import { byteText } from './digestText.ts'
 import type { JournalReply, JournalWrite, WrittenChannel } from './journalWriter.ts'
 
 /** Holds everything a finished job leaves behind: its receipt and proof, the digest of the sealed request, and the sealed answer for a retry. */
@@ -151,6 +152,21 @@ function writtenChannel(
   }
 }
 
+/** Sorts a batch's entries by their channels' bytes as text. Those that lie together are mostly of one channel, and comparing bytes costs less than making a key of them. */
+function entriesByChannel(entries: readonly JournalEntry[]): Map<string, JournalEntry[]> {
+  const ofChannel = new Map<string, JournalEntry[]>()
+  let latest: JournalEntry[] = []
+  for (const entry of entries) {
+    if (latest.length === 0 || !equalBytes(latest[0]!.channel, entry.channel)) {
+      const key = byteText(entry.channel)
+      latest = ofChannel.get(key) ?? []
+      ofChannel.set(key, latest)
+    }
+    latest.push(entry)
+  }
+  return ofChannel
+}
+
 /** Turns a batch into what the writer stores. */
 function batchWrite(
   entries: readonly JournalEntry[],
@@ -165,15 +181,9 @@ function batchWrite(
     bytes.set(frame, offset + 36)
     offset += 36 + frame.length
   }
-  const ofChannel = new Map<string, JournalEntry[]>()
-  for (const entry of entries) {
-    const key = toHex(entry.channel)
-    const list = ofChannel.get(key)
-    if (list) list.push(entry)
-    else ofChannel.set(key, [entry])
-  }
+  const ofChannel = entriesByChannel(entries)
   const written = channels.flatMap((channel) => {
-    const own = ofChannel.get(toHex(channel.channel))
+    const own = ofChannel.get(byteText(channel.channel))
     return own ? [writtenChannel(channel, own)] : []
   })
   if (written.length !== ofChannel.size) throw new JournalError('A batch names a channel without its terms.')

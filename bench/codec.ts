@@ -1,7 +1,9 @@
 import { keccak_256 } from '@noble/hashes/sha3.js'
 import { createRandom } from '../dev/sample/glyphs.ts'
+import { sha256 } from '../protocol/hash.ts'
 import { keccak256 } from '../protocol/keccak.ts'
 import { decodeBody, encodeBody } from '../protocol/oip.ts'
+import { hashRows } from '../protocol/sha256Lanes.ts'
 import type { Tensor } from '../protocol/tensors.ts'
 import type { Row } from './main.ts'
 import { sideBySide } from './sideBySide.ts'
@@ -75,7 +77,7 @@ export async function run(): Promise<Row[]> {
       })
     }
   }
-  return [...rows, await hashing()]
+  return [...rows, await hashing(), await hashingRows()]
 }
 
 /** Compares the hash of EIP-712's digests, of the 66 bytes that the last of them has, with the portable library's. */
@@ -88,6 +90,29 @@ async function hashing(): Promise<Row> {
     value: times.ours,
     unit: 'ms',
     baseline: times.library,
+    ratio: speed,
+    bar: 2,
+    met: speed >= 2,
+  }
+}
+
+/** Compares the digests of 32 messages of 106 bytes, as many as receipts of one request, made four at a time and one by one. */
+async function hashingRows(): Promise<Row> {
+  const count = 32
+  const length = 106
+  const rows = Uint8Array.from({ length: count * length }, (_, at) => at)
+  const digests = new Uint8Array(32 * count)
+  const together = () => hashRows(rows, length, digests)
+  const oneByOne = () => {
+    for (let row = 0; row < count; row++) digests.set(sha256(rows.subarray(row * length, (row + 1) * length)), 32 * row)
+  }
+  const times = await sideBySide({ together, oneByOne }, { repeat: 2_000 })
+  const speed = times.oneByOne / times.together
+  return {
+    figure: 'SHA-256 of 106 bytes in rows of 32, times faster than one by one (at least)',
+    value: times.together / count,
+    unit: 'ms',
+    baseline: times.oneByOne / count,
     ratio: speed,
     bar: 2,
     met: speed >= 2,

@@ -5,9 +5,10 @@ import { direction } from '../protocol/envelope.ts'
 import { encodeJobAnswers, type JobAnswer } from '../protocol/frames.ts'
 import { merkleTree } from '../protocol/merkle.ts'
 import { encodeBody, encodeErrorBody } from '../protocol/oip.ts'
-import { type Detail, detailDigest, jobStatus, type Receipt, receiptLeaf } from '../protocol/receipt.ts'
+import { type Detail, detailDigests, jobStatus, type Receipt, receiptLeaves } from '../protocol/receipt.ts'
 import type { Signer } from '../protocol/secp256k1.ts'
-import { type Tensor, tensorCommitment } from '../protocol/tensors.ts'
+import { hashRows } from '../protocol/sha256Lanes.ts'
+import { type Tensor, tensorCommitment, tensorCommitments } from '../protocol/tensors.ts'
 import type { Channel } from './channels.ts'
 import type { Journal, JournalEntry } from './journal.ts'
 import type { Meter } from './meter.ts'
@@ -84,18 +85,14 @@ export class Recorder {
     this.#deps = deps
     this.#elapsed = deps.elapsed ?? (() => performance.now())
     this.#after = deps.after ?? timer
+    // The first call compiles what hashes, for which no job should wait.
+    hashRows(new Uint8Array(0), 1)
   }
 
   /** Takes the outcomes of a run; never throws. */
   push(outcomes: readonly Outcome[]): void {
     const started = this.#elapsed()
-    for (const outcome of outcomes) {
-      try {
-        this.#queue.push(seal(outcome))
-      } catch (error) {
-        outcome.job.failed(error as Error)
-      }
-    }
+    this.#queue.push(...sealAll(outcomes))
     this.#deps.meter?.sealed(this.#elapsed() - started)
     if (this.#busy) return
     const waitMs = this.#queue.length >= enough ? 0 : this.#waitMs(outcomes)
@@ -124,7 +121,13 @@ export class Recorder {
     const started = this.#elapsed()
     const totals = addUp(batch, BigInt(Math.floor(now() / 1000)))
     try {
-      const { root, proofs } = merkleTree(batch.map(({ receipt }) => receiptLeaf(receipt)))
+      const { root, proofs } = merkleTree(
+        receiptLeaves(
+          batch.map(({ receipt }) => receipt),
+          hashRows,
+        ),
+        hashRows,
+      )
       const signature = await signer.sign(batchDigest(domain, { root, count: batch.length }))
       const entries = entriesOf(batch, signature, proofs)
       const signed = this.#elapsed()
@@ -142,18 +145,56 @@ export class Recorder {
   }
 }
 
-/** Commits to the output and seals it: everything that does not depend on other jobs. */
-function seal(outcome: Outcome): Sealed {
-  const { job, status, outputs, error } = outcome
-  const ok = status === jobStatus.ok
-  const output = ok ? tensorCommitment(job.envelope.outputSalt(job.job), outputs) : new Uint8Array(32)
+/** Commits to outputs and seals them: everything that does not depend on other batches. A job that cannot be sealed fails alone. */
+function sealAll(outcomes: readonly Outcome[]): Sealed[] {
+  const sealed: { outcome: Outcome; detail: Detail; answer: Uint8Array }[] = []
+  const commitments = commitTo(outcomes)
+  for (let at = 0; at < outcomes.length; at++) {
+    const outcome = outcomes[at]!
+    try {
+      sealed.push(seal(outcome, commitments[at]))
+    } catch (error) {
+      outcome.job.failed(error as Error)
+    }
+  }
+  const digests = detailDigests(
+    sealed.map(({ detail }) => detail),
+    hashRows,
+  )
+  return sealed.map(({ outcome, detail, answer }, at) => {
+    const { job, status } = outcome
+    const id = job.channel.id
+    const receipt = { channel: id, job: job.job, status, cumulative: 0n, finishedAt: 0n, detail: digests[at]! }
+    return { outcome, detail, receipt, answer }
+  })
+}
+
+const isOk = ({ status }: Outcome) => status === jobStatus.ok
+
+/** Commits to the outputs of jobs that all have some; none otherwise, or where one is in no order: each is then committed to by itself. */
+function commitTo(outcomes: readonly Outcome[]): readonly Uint8Array[] {
+  if (outcomes.length < 2 || !outcomes.every(isOk)) return []
+  const salts = outcomes.map(({ job }) => job.envelope.outputSalt(job.job))
+  try {
+    return tensorCommitments(
+      salts,
+      outcomes.map(({ outputs }) => outputs),
+      hashRows,
+    )
+  } catch {
+    return []
+  }
+}
+
+function seal(outcome: Outcome, commitment: Uint8Array | undefined) {
+  const { job, outputs, error } = outcome
+  const ok = isOk(outcome)
+  const output = !ok ? new Uint8Array(32) : (commitment ?? tensorCommitment(job.envelope.outputSalt(job.job), outputs))
   const plaintext = ok ? encodeBody('outputs', outputs) : encodeErrorBody(error ?? 'failed')
   const answer = job.envelope.seal(job.job, direction.answer, plaintext)
   const price = ok ? job.channel.terms.price : 0n
   const detail: Detail = { input: job.input, output, execution: job.execution, price }
-  const { id } = job.channel
-  const receipt = { channel: id, job: job.job, status, cumulative: 0n, finishedAt: 0n, detail: detailDigest(detail) }
-  return { outcome, detail, receipt, answer }
+  return { outcome, detail, answer }
 }
 
 /** Puts the running totals into the receipts and gives where they end. */

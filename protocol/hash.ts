@@ -14,4 +14,25 @@ export const sha256: (bytes: Uint8Array) => Uint8Array<ArrayBuffer> = native
   ? (bytes) => fromLatin1(native('sha256', bytes, 'binary'))
   : (bytes) => portableSha256(bytes) as Uint8Array<ArrayBuffer>
 
+/** Hashes rows of `length` bytes that stand back to back; gives their digests of 32 bytes, which stand so too. */
+export type HashRows = (rows: Uint8Array, length: number) => Uint8Array<ArrayBuffer>
+
+/** Hashes rows with SHA-256 one by one, into `digests`, which says how many there are. */
+export function sha256Rows(
+  rows: Uint8Array,
+  length: number,
+  digests: Uint8Array<ArrayBuffer> = new Uint8Array((32 * rows.length) / length),
+): Uint8Array<ArrayBuffer> {
+  for (let at = 0, row = 0; at < digests.length; at += 32, row += length)
+    digests.set(sha256(rows.subarray(row, row + length)), at)
+  return digests
+}
+
+/** Takes digests that stand back to back apart. */
+export function digestsApart(digests: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer>[] {
+  const apart: Uint8Array<ArrayBuffer>[] = []
+  for (let at = 0; at < digests.length; at += 32) apart.push(digests.subarray(at, at + 32))
+  return apart
+}
+
 export { keccak256 } from './keccak.ts'

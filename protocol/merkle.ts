@@ -1,11 +1,14 @@
-import { sha256 } from './hash.ts'
+import { digestsApart, type HashRows, sha256, sha256Rows } from './hash.ts'
 
 /** Proves that a leaf is the `index`-th of `count` under a root; `path` runs from the leaf's sibling up. */
 export type MerkleProof = { index: number; count: number; path: Uint8Array[] }
 
+/** Stands before the bytes of a node's children, and is followed by both. */
+const nodeDomain = 0x01
+const nodeLength = 65
 /** Holds a node's bytes while they are hashed: there are as many nodes as receipts. */
-const scratch = new Uint8Array(65)
-scratch[0] = 0x01
+const scratch = new Uint8Array(nodeLength)
+scratch[0] = nodeDomain
 
 /** Hashes two nodes to the one above them (RFC 9162 §2.1.1). Throws RangeError unless each has 32 bytes. */
 export function node(left: Uint8Array, right: Uint8Array): Uint8Array {
@@ -16,26 +19,36 @@ export function node(left: Uint8Array, right: Uint8Array): Uint8Array {
 }
 
 /** Builds RFC 9162's tree over leaf hashes, level by level; an unpaired last node moves up unchanged, which is the same tree as splitting at the largest power of two. */
-function levels(leaves: readonly Uint8Array[]): Uint8Array[][] {
+function levels(leaves: readonly Uint8Array[], hashRows: HashRows): Uint8Array[][] {
   if (leaves.length === 0) throw new RangeError('A batch has at least one leaf.')
+  if (leaves.some(({ length }) => length !== 32)) throw new RangeError('A leaf has 32 bytes.')
   const all = [leaves.slice()]
   for (let level = all[0]!; level.length > 1; level = all.at(-1)!) {
-    const above: Uint8Array[] = []
-    for (let i = 0; i + 1 < level.length; i += 2) above.push(node(level[i]!, level[i + 1]!))
+    const pairs = level.length >> 1
+    const rows = new Uint8Array(pairs * nodeLength)
+    for (let pair = 0; pair < pairs; pair++) {
+      rows[pair * nodeLength] = nodeDomain
+      rows.set(level[2 * pair]!, pair * nodeLength + 1)
+      rows.set(level[2 * pair + 1]!, pair * nodeLength + 33)
+    }
+    const above: Uint8Array[] = digestsApart(hashRows(rows, nodeLength))
     if (level.length % 2 === 1) above.push(level.at(-1)!)
     all.push(above)
   }
   return all
 }
 
-/** Computes the root of leaf hashes (RFC 9162 §2.1.1). Throws RangeError when there are none. */
+/** Computes the root of leaf hashes (RFC 9162 §2.1.1). Throws RangeError when there are none, or one has not 32 bytes. */
 export function merkleRoot(leaves: readonly Uint8Array[]): Uint8Array {
-  return levels(leaves).at(-1)![0]!
+  return levels(leaves, sha256Rows).at(-1)![0]!
 }
 
-/** Builds the root and one inclusion proof per leaf (RFC 9162 §2.1.3.1). */
-export function merkleTree(leaves: readonly Uint8Array[]): { root: Uint8Array; proofs: MerkleProof[] } {
-  const all = levels(leaves)
+/** Builds the root and one inclusion proof per leaf (RFC 9162 §2.1.3.1), each level's nodes as rows. Throws RangeError as `merkleRoot` does. */
+export function merkleTree(
+  leaves: readonly Uint8Array[],
+  hashRows: HashRows = sha256Rows,
+): { root: Uint8Array; proofs: MerkleProof[] } {
+  const all = levels(leaves, hashRows)
   const below = all.slice(0, -1)
   const proofs = leaves.map((_, index) => {
     const path: Uint8Array[] = []

@@ -1,5 +1,5 @@
 import { concat, EncodingError, fromHex, type Hex, Reader, setU64, setU128, setUint, toHex, utf8 } from './bytes.ts'
-import { sha256 } from './hash.ts'
+import { digestsApart, type HashRows, sha256 } from './hash.ts'
 
 /** Numbers how a job ended; everything but `ok` costs nothing. */
 export const jobStatus = { ok: 0, badInput: 1, modelError: 2, deadline: 3 } as const
@@ -65,6 +65,11 @@ export function detailDigest(detail: Detail): Uint8Array {
   return sha256(detailScratch)
 }
 
+/** Computes the digests of details, as rows. */
+export function detailDigests(details: readonly Detail[], hashRows: HashRows): Uint8Array[] {
+  return digestsOf(details, detailTag, detailLength, setDetail, hashRows)
+}
+
 /** Writes a receipt in its fixed-width form. */
 export function encodeReceipt(receipt: Receipt): Uint8Array {
   const bytes = new Uint8Array(receiptLength)
@@ -101,6 +106,28 @@ export function decodeReceipt(bytes: Uint8Array): Receipt {
 export function receiptLeaf(receipt: Receipt): Uint8Array {
   setReceipt(receiptScratch, receiptView, receiptTag.length, receipt)
   return sha256(receiptScratch)
+}
+
+/** Computes the Merkle leaves of receipts, as rows. */
+export function receiptLeaves(receipts: readonly Receipt[], hashRows: HashRows): Uint8Array[] {
+  return digestsOf(receipts, receiptTag, receiptLength, setReceipt, hashRows)
+}
+
+function digestsOf<T>(
+  values: readonly T[],
+  tag: Uint8Array,
+  length: number,
+  write: (bytes: Uint8Array, view: DataView, offset: number, value: T) => void,
+  hashRows: HashRows,
+): Uint8Array[] {
+  const rowLength = tag.length + length
+  const rows = new Uint8Array(values.length * rowLength)
+  const view = new DataView(rows.buffer)
+  for (let row = 0; row < values.length; row++) {
+    rows.set(tag, row * rowLength)
+    write(rows, view, row * rowLength + tag.length, values[row]!)
+  }
+  return digestsApart(hashRows(rows, rowLength))
 }
 
 /** Shows a receipt as JSON: bytes as hexadecimal, amounts as decimal strings. */

@@ -1,4 +1,4 @@
-import { sha256 } from './hash.ts'
+import { sha256, sha256Rows } from './hash.ts'
 
 /** Hashes rows, messages of equal length that stand back to back, to digests of 32 bytes that stand so too. */
 export type Lanes = {
@@ -226,9 +226,7 @@ function checkKey(key: Uint8Array): void {
 
 const oneByOne: Lanes = {
   hashRows(rows, length, room) {
-    const { count, digests } = takeRows(rows, length, room)
-    for (let row = 0; row < count; row++) digests.set(sha256(rows.subarray(row * length, (row + 1) * length)), 32 * row)
-    return digests
+    return sha256Rows(rows, length, takeRows(rows, length, room).digests)
   },
   hmacRows(key, rows, length, room) {
     checkKey(key)

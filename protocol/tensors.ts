@@ -1,5 +1,5 @@
 import { compareBytes, EncodingError, fromUtf8, Reader, utf8 } from './bytes.ts'
-import { sha256 } from './hash.ts'
+import { digestsApart, type HashRows, sha256 } from './hash.ts'
 import { ByForm } from './tensorForm.ts'
 
 /** Lists the Open Inference Protocol v2 datatypes. */
@@ -210,4 +210,28 @@ export function tensorCommitment(salt: Uint8Array, tensors: readonly Tensor[]): 
   const written = writeCanonical([commitmentTag, salt], tensors)
   if (written.bytes.length <= maxKept) kept.remember(tensors, written)
   return sha256(written.bytes)
+}
+
+/** Longest canonical bytes hashed as rows: of longer ones the call that hashes each by itself is the smaller part. */
+const longestRow = 512
+
+/** Commits to sets of tensors, each under its 32-byte salt: as rows where they are of one form, known and short. */
+export function tensorCommitments(
+  salts: readonly Uint8Array[],
+  sets: readonly (readonly Tensor[])[],
+  hashRows: HashRows,
+): Uint8Array[] {
+  const known = sets.length > 1 && salts.every(({ length }) => length === 32) ? kept.find(sets[0]!) : undefined
+  if (!known || known.bytes.length > longestRow || sets.some((tensors) => kept.find(tensors) !== known))
+    return sets.map((tensors, at) => tensorCommitment(salts[at]!, tensors))
+  const { bytes, places } = known
+  const rows = new Uint8Array(sets.length * bytes.length)
+  for (let row = 0; row < sets.length; row++) {
+    const start = row * bytes.length
+    const tensors = sets[row]!
+    rows.set(bytes, start)
+    rows.set(salts[row]!, start + commitmentTag.length)
+    for (let at = 0; at < tensors.length; at++) rows.set(tensors[at]!.data, start + places[at]!)
+  }
+  return digestsApart(hashRows(rows, bytes.length))
 }

@@ -29,6 +29,34 @@ describe('createNativeEnvelope', () => {
     )
   })
 
+  test('property: the salts of jobs that follow, come again, leap or go back are those of the portable envelope', async () => {
+    const portable = await createEnvelope(channel, keys)
+    const expected = new Map<bigint, Uint8Array>()
+    const top = 2n ** 64n - 1n
+    const walk = fc.array(
+      fc.tuple(fc.constantFrom(0n, 1n, 2n, 30n, 100n, top - 40n, top - 16n, top - 3n), fc.integer({ min: 1, max: 40 })),
+      { minLength: 1, maxLength: 6 },
+    )
+    await fc.assert(
+      fc.asyncProperty(walk, async (steps) => {
+        const own = createNativeEnvelope(channel, keys)
+        for (const [from, count] of steps)
+          for (let job = from; job < from + BigInt(count) && job <= top; job++) {
+            if (!expected.has(job)) expected.set(job, await portable.outputSalt(job))
+            expect(own.outputSalt(job)).toEqual(expected.get(job))
+          }
+      }),
+      { numRuns: 60 },
+    )
+  })
+
+  test('attack: keys wiped once the envelope is made change no salt of it', () => {
+    const given = { request: bytes(1), answer: bytes(2), salt: bytes(3) }
+    const own = createNativeEnvelope(channel, given)
+    given.salt.fill(0)
+    for (let job = 1n; job < 40n; job++) expect(own.outputSalt(job)).toEqual(native.outputSalt(job))
+  })
+
   test('attack: a changed, cut, moved or turned-round body does not open', () => {
     const sealed = native.seal(7n, direction.request, new Uint8Array(100).fill(9))
     const refused = { name: 'EncodingError' }

@@ -3,6 +3,8 @@ import { once } from 'node:events'
 import { createServer, type IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { createNativeEnvelope, type NativeEnvelope } from '../../gpu-runner/nativeEnvelope.ts'
 import { nodeFlags } from '../../gpu-runner/nodeFlags.ts'
@@ -100,6 +102,34 @@ async function connect(mode: Mode, model: ModelName, { batch, cores }: { batch: 
 // A status stands behind channel and job in the receipt, which stands behind type and ticket.
 const statusAt = 5 + 32 + 8
 
+/** Lays frames back to back as a message holds them, so that any that follow one another are a message without a copy. */
+function queueOf(frames: readonly Uint8Array[]) {
+  const bytes = joinFrames(frames)
+  const ends = [0]
+  for (const frame of frames) ends.push(ends.at(-1)! + 4 + frame.length)
+  return { message: (from: number, to: number) => bytes.subarray(ends[from], ends[to]) }
+}
+
+/** Counts the good answers in a message; null where a frame of it is another one than an answer, a load or a hello. */
+function countAnswers(message: Buffer): number | null {
+  let answers = 0
+  for (let at = 0; at < message.length; at += 4 + message.readUInt32BE(at)) {
+    const type = message[at + 4]
+    if (type === frameType.jobAnswer && message[at + 4 + statusAt] === 0) answers++
+    else if (type !== frameType.load && type !== frameType.hello) return null
+  }
+  return answers
+}
+
+const describe = (message: Uint8Array) =>
+  JSON.stringify(splitFrames(message).map(decodeFrame), (_, value) =>
+    typeof value === 'bigint' ? String(value) : value,
+  )
+
+// What was made beforehand would otherwise be collected while the runner is measured, on cores it needs.
+setFlagsFromString('--expose-gc')
+const collectGarbage = runInNewContext('gc') as () => void
+
 /** Starts a runner process and stands in for its mailbox: frames made beforehand go down its socket, as many at once as answers came back. */
 export async function startAsked(
   mode: Mode,
@@ -110,28 +140,23 @@ export async function startAsked(
   const opened = { runner, hpkeKey, model: buildModel(model).served.digest, sealed: mode === 'full' }
   const open = await Promise.all(Array.from({ length: channels }, (_, index) => openChannel(opened, index)))
   const ask: Asked['ask'] = async (jobs, inFlight) => {
-    const frames = Array.from({ length: jobs }, (_, at) => requestOf(open[at % channels]!, at, models[model][0]))
+    const width = models[model][0]
+    const made = queueOf(Array.from({ length: jobs }, (_, at) => requestOf(open[at % channels]!, at, width)))
+    collectGarbage()
     let sent = 0
     let answered = 0
     const send = (count: number) => {
-      const next = frames.slice(sent, sent + count)
-      sent += next.length
-      if (next.length > 0) socket.send(joinFrames(next))
+      const end = Math.min(jobs, sent + count)
+      if (end > sent) socket.send(made.message(sent, end))
+      sent = end
     }
     const started = performance.now()
     await new Promise<void>((resolve, reject) => {
-      const receive = (data: Buffer) => {
-        let answers = 0
-        for (const frame of splitFrames(data)) {
-          if (frame[0] === frameType.jobAnswer && frame[statusAt] === 0) answers++
-          else if (frame[0] !== frameType.load && frame[0] !== frameType.hello) {
-            socket.off('message', receive)
-            return reject(
-              new Error(
-                `A job was not answered: ${JSON.stringify(decodeFrame(frame), (_, value) => (typeof value === 'bigint' ? String(value) : value))}`,
-              ),
-            )
-          }
+      const receive = (message: Buffer) => {
+        const answers = countAnswers(message)
+        if (answers === null) {
+          socket.off('message', receive)
+          return reject(new Error(`A job was not answered: ${describe(message)}`))
         }
         answered += answers
         if (answered < jobs) return send(answers)

@@ -200,7 +200,10 @@ export class JobService {
   #handle(request: JobRequest, reply: (result: LinkResult) => void) {
     const { ticket } = request
     const end = (finished: Finished) => {
-      if ('answer' in finished) return reply({ ticket, ...finished.answer })
+      if ('answer' in finished) {
+        const { receipt, detail, signature, proof, body, frame } = finished.answer
+        return reply({ ticket, receipt, detail, signature, proof, body, frame })
+      }
       this.#deps.meter?.refused(finished.refusal.reason)
       reply({ ticket, ...finished.refusal })
     }

@@ -280,7 +280,7 @@ function sliceRows(feeds: readonly Tensor[], at: number, rows: number): Tensor[]
   return feeds.map((tensor) => {
     const size = rowBytes(tensor)!
     const data = tensor.data.subarray(at * size, (at + rows) * size)
-    return { ...tensor, shape: [rows, ...tensor.shape.slice(1)], data }
+    return { name: tensor.name, datatype: tensor.datatype, shape: [rows, ...tensor.shape.slice(1)], data }
   })
 }
 
@@ -333,7 +333,7 @@ export function joinFeeds(sets: readonly (readonly Tensor[])[]): Tensor[] {
       joined.set(data, at)
       at += data.length
     }
-    return { ...tensor, shape: [rows, ...tensor.shape.slice(1)], data: joined }
+    return { name: tensor.name, datatype: tensor.datatype, shape: [rows, ...tensor.shape.slice(1)], data: joined }
   })
 }
 

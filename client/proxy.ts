@@ -66,107 +66,128 @@ const address = /^0x[0-9a-fA-F]{40}$/
 
 /** Makes a server of the Open Inference Protocol v2 out of a buyer: what it is asked is bought, verified and answered, on this machine. Every refusal is `{ "error" }`, as the protocol says. */
 export function createProxy(options: ProxyOptions): (request: Request) => Promise<Response> {
-  const { buyer } = options
   const purse = createPurse(options.budget)
-
-  const served = async (name: string, asked: string | null): Promise<Model> => {
-    const model = await buyer.model(name)
-    const allowed = options.models ?? []
-    const digests = await Promise.all(allowed.map(async (each) => (await buyer.model(each)).digest))
-    if (allowed.length > 0 && !digests.includes(model.digest))
-      throw new ProxyError(404, `This proxy does not serve ${name}. It serves ${allowed.join(', ')}.`)
-    if (asked !== null && asked !== model.manifest.version)
-      throw new ProxyError(
-        404,
-        `${name} is at version ${model.manifest.version}. Name an older version by its digest, in place of the name.`,
-      )
-    return model
-  }
-
-  const matchable = async ({ digest }: Model): Promise<void> => {
-    const { maxPrice, requirements = {} } = options
-    const wanted = { ...requirements, ...(maxPrice === undefined ? {} : { maxPrice: maxPrice.toString() }) }
-    await buyer.edge.json<Match>('/v1/matches', { method: 'POST', body: { model: digest, requirements: wanted } })
-  }
-
-  const infer = async (request: Request, name: string, model: Model): Promise<Response> => {
-    const body = await readBody(request, options.maxBodyBytes ?? defaultMaxBodyBytes)
-    const asked = readRequest(body, request.headers.get(headerLengthName), model)
-    // Before anything is bought: what cannot be answered is refused here.
-    chooseOutputs(asked, model.manifest.outputs)
-    const pay = purse.reserve(model.listing.price)
-    let inference: Inference
-    try {
-      inference = await buyer.infer(model.digest, asked.inputs, {
-        ...(options.maxPrice === undefined ? {} : { maxPrice: options.maxPrice }),
-        ...(options.requirements === undefined ? {} : { requirements: options.requirements }),
-        ...deadlineOf(asked.parameters),
-      })
-    } catch (error) {
-      // A job that may have been taken may still be charged, so its price stays out of the purse.
-      if (costsNothing(error)) pay.release()
-      throw error
-    }
-    const facts = factsOf(inference)
-    const headers = { ...facts.headers, ...(await keptAs(inference, options.keep)) }
-    try {
-      const written = writeInferResponse({
-        modelName: name,
-        modelVersion: model.manifest.version,
-        ...(asked.id === undefined ? {} : { id: asked.id }),
-        parameters: facts.parameters,
-        outputs: chooseOutputs(asked, inference.outputs),
-      })
-      return bodyResponse(written, headers)
-    } catch (error) {
-      if (!(error instanceof TensorError)) throw error
-      throw new ProxyError(422, `The answer was bought and cannot be written. ${error.message}`, headers)
-    }
-  }
-
-  const answer = async (request: Request): Promise<Response> => {
-    const url = new URL(request.url)
-    admit(request, url, options)
-    const { pathname } = url
-    const method = (allowed: string) => {
-      // Whoever may GET may ask for the headers alone (RFC 9110 section 9.3.2).
-      const asked = request.method === 'HEAD' ? 'GET' : request.method
-      if (asked !== allowed) throw new ProxyError(405, `${pathname} takes ${allowed}.`, { allow: allowed })
-    }
-    if (pathname === '/v2' || pathname === '/v2/') {
-      method('GET')
-      return json({ name: 'assay', version, extensions: ['binary_tensor_data'] })
-    }
-    if (pathname === '/v2/health/live') {
-      method('GET')
-      return json({ live: true })
-    }
-    if (pathname === '/v2/health/ready') {
-      method('GET')
-      await buyer.edge.json('/v1/network')
-      await Promise.all((options.models ?? []).map(async (each) => matchable(await buyer.model(each))))
-      return json({ live: true, ready: true })
-    }
-    const target = readTarget(pathname)
-    if (!target) throw new ProxyError(404, `${pathname.slice(0, 200)} is not a path of the Open Inference Protocol v2.`)
-    method(target.action === 'infer' ? 'POST' : 'GET')
-    const model = await served(target.name, target.version)
-    if (target.action === 'infer') return infer(request, target.name, model)
-    if (target.action === 'metadata') return json(metadataOf(target.name, model))
-    await matchable(model)
-    return json({ name: target.name, ready: true })
-  }
-
   return async (request) => {
     let response: Response
     try {
-      response = await answer(request)
+      response = await answer(request, options, purse)
     } catch (error) {
       const { status, code, message, headers } = explainFailure(error)
       response = json({ error: message }, status, { ...headers, 'assay-code': code })
     }
     options.log?.(logLine(request, response))
     return response
+  }
+}
+
+async function answer(request: Request, options: ProxyOptions, purse: Purse): Promise<Response> {
+  const url = new URL(request.url)
+  admit(request, url, options)
+  const { pathname } = url
+  if (pathname === '/v2' || pathname === '/v2/') {
+    requireMethod(request, 'GET', pathname)
+    return json({ name: 'assay', version, extensions: ['binary_tensor_data'] })
+  }
+  if (pathname === '/v2/health/live') {
+    requireMethod(request, 'GET', pathname)
+    return json({ live: true })
+  }
+  if (pathname === '/v2/health/ready') {
+    requireMethod(request, 'GET', pathname)
+    await requireReady(options)
+    return json({ live: true, ready: true })
+  }
+  const target = readTarget(pathname)
+  if (!target) throw new ProxyError(404, `${pathname.slice(0, 200)} is not a path of the Open Inference Protocol v2.`)
+  requireMethod(request, target.action === 'infer' ? 'POST' : 'GET', pathname)
+  const model = await servedModel(target, options)
+  if (target.action === 'infer') return infer(request, { name: target.name, model }, options, purse)
+  if (target.action === 'metadata') return json(metadataOf(target.name, model))
+  await requireRunner(model, options)
+  return json({ name: target.name, ready: true })
+}
+
+function requireMethod({ method }: Request, allowed: 'GET' | 'POST', pathname: string): void {
+  // Whoever may GET may ask for the headers alone (RFC 9110 section 9.3.2).
+  const asked = method === 'HEAD' ? 'GET' : method
+  if (asked !== allowed) throw new ProxyError(405, `${pathname} takes ${allowed}.`, { allow: allowed })
+}
+
+/** Finds a model among those served, at the version asked for. */
+async function servedModel({ name, version: asked }: Target, { buyer, models = [] }: ProxyOptions): Promise<Model> {
+  const model = await buyer.model(name)
+  const digests = await Promise.all(models.map(async (each) => (await buyer.model(each)).digest))
+  if (models.length > 0 && !digests.includes(model.digest))
+    throw new ProxyError(404, `This proxy does not serve ${name}. It serves ${models.join(', ')}.`)
+  if (asked !== null && asked !== model.manifest.version)
+    throw new ProxyError(
+      404,
+      `${name} is at version ${model.manifest.version}. Name an older version by its digest, in place of the name.`,
+    )
+  return model
+}
+
+/** Makes sure that the edge answers, and matches each model this proxy is for. */
+async function requireReady(options: ProxyOptions): Promise<void> {
+  const { buyer, models = [] } = options
+  await buyer.edge.json('/v1/network')
+  await Promise.all(models.map(async (each) => requireRunner(await buyer.model(each), options)))
+}
+
+/** Makes sure that some runner would take a job of a model for what this proxy asks and pays. */
+async function requireRunner({ digest }: Model, { buyer, maxPrice, requirements = {} }: ProxyOptions): Promise<void> {
+  const wanted = { ...requirements, ...(maxPrice === undefined ? {} : { maxPrice: maxPrice.toString() }) }
+  await buyer.edge.json<Match>('/v1/matches', { method: 'POST', body: { model: digest, requirements: wanted } })
+}
+
+/** Says which model is asked for, and by what name the answer calls it. */
+type Named = { name: string; model: Model }
+
+async function infer(request: Request, named: Named, options: ProxyOptions, purse: Purse): Promise<Response> {
+  const { model } = named
+  const body = await readBody(request, options.maxBodyBytes ?? defaultMaxBodyBytes)
+  const asked = readRequest(body, request.headers.get(headerLengthName), model)
+  // Before anything is bought: what cannot be answered is refused here.
+  chooseOutputs(asked, model.manifest.outputs)
+  const inference = await buy(asked, model, options, purse)
+  return writeAnswer(asked, named, inference, await keptAs(inference, options.keep))
+}
+
+async function buy(asked: InferRequest, model: Model, options: ProxyOptions, purse: Purse): Promise<Inference> {
+  const pay = purse.reserve(model.listing.price)
+  try {
+    return await options.buyer.infer(model.digest, asked.inputs, {
+      ...(options.maxPrice === undefined ? {} : { maxPrice: options.maxPrice }),
+      ...(options.requirements === undefined ? {} : { requirements: options.requirements }),
+      ...deadlineOf(asked.parameters),
+    })
+  } catch (error) {
+    // A job that may have been taken may still be charged, so its price stays out of the purse.
+    if (costsNothing(error)) pay.release()
+    throw error
+  }
+}
+
+function writeAnswer(
+  asked: InferRequest,
+  { name, model }: Named,
+  inference: Inference,
+  kept: Record<string, string>,
+): Response {
+  const facts = factsOf(inference)
+  const headers = { ...facts.headers, ...kept }
+  try {
+    const written = writeInferResponse({
+      modelName: name,
+      modelVersion: model.manifest.version,
+      ...(asked.id === undefined ? {} : { id: asked.id }),
+      parameters: facts.parameters,
+      outputs: chooseOutputs(asked, inference.outputs),
+    })
+    return bodyResponse(written, headers)
+  } catch (error) {
+    if (!(error instanceof TensorError)) throw error
+    throw new ProxyError(422, `The answer was bought and cannot be written. ${error.message}`, headers)
   }
 }
 
@@ -289,7 +310,9 @@ function factsOf({ price, runner, verdict, receipt }: Inference): {
 }
 
 /** Keeps what may still be spent. A price is taken before the purchase, so that parallel requests cannot spend it twice. */
-function createPurse(budget: bigint | undefined): { reserve(price: bigint): { release(): void } } {
+type Purse = { reserve(price: bigint): { release(): void } }
+
+function createPurse(budget: bigint | undefined): Purse {
   let left = budget
   return {
     reserve(price) {

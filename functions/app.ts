@@ -5,8 +5,11 @@ import { HTTPException } from 'hono/http-exception'
 import type { Context } from './context.ts'
 import { AssayError, type ErrorCode, exposedHeaders, problem, problemOf, safeHeaders } from './errors.ts'
 import type { ExecutionContext } from './platform.ts'
+import { accountRoutes } from './routes/accounts.ts'
 import { jobDoor, jobRoutes } from './routes/jobs.ts'
+import { matchRoutes } from './routes/matches.ts'
 import { modelRoutes } from './routes/models.ts'
+import { receiptRoutes } from './routes/receipts.ts'
 import { type App, createRouter, hearOut, responses } from './routes/router.ts'
 import { runnerRoutes } from './routes/runners.ts'
 
@@ -84,6 +87,9 @@ function createApp(context: Context): OpenAPIHono<App> {
   )
   app.route('/', modelRoutes(context))
   app.route('/', runnerRoutes(context))
+  app.route('/', accountRoutes(context))
+  app.route('/', matchRoutes(context))
+  app.route('/', receiptRoutes(context))
   app.route('/', jobRoutes(context))
   app.doc31('/openapi.json', { openapi: '3.1.0', info: { title: 'Assay edge', version: '1' } })
   return app

@@ -22,6 +22,9 @@ import type { Log } from './log.ts'
 /** The edge's closing code for a runner that lost its place. */
 const evicted = 4003
 
+/** How often a connection is asked for a sign of life, in milliseconds. */
+const beatMs = 15_000
+
 /** Holds the result of a job; an answer whose frame was written once is not written again. */
 export type LinkResult = (JobAnswer & { frame?: Uint8Array }) | JobRefusal
 
@@ -45,56 +48,12 @@ export type Link = { connected(): boolean; sayHello(): void; close(): void }
 /** Opens a link and keeps reopening it, a little later each time and never in step with others. */
 export function openLink(deps: LinkDeps): Link {
   const stopping = new AbortController()
-  let current: { socket: WebSocket; outbox: Outbox } | null = null
+  let current: Connection | null = null
 
   const connect = async () => {
     const authorization = `Assay ${toBase64(utf8(JSON.stringify(await deps.authorization())))}`
-    await new Promise<void>((resolve) => {
-      const own = new WebSocket(deps.url, {
-        headers: { authorization },
-        maxPayload: 64 * 1024 * 1024,
-        perMessageDeflate: false,
-      })
-      const outbox = openOutbox(own, () => encodeLoad(deps.load()))
-      current = { socket: own, outbox }
-      // A connection that died without a word is noticed by its silence.
-      let alive = true
-      const beat = setInterval(() => {
-        if (!alive) return own.terminate()
-        alive = false
-        own.ping()
-      }, 15_000)
-      own.on('pong', () => {
-        alive = true
-      })
-      own.on('open', () => {
-        deps.log('link_open')
-        own.send(joinFrames([encodeHello(deps.hello())]))
-      })
-      own.on('message', (data: Buffer) => {
-        const { requests, cancels } = readMessage(data, {
-          refuse: (refusal) => outbox.push(encodeJobRefusal(refusal)),
-          log: deps.log,
-        })
-        // Results go out on the socket their request came in on, or not at all: on another its ticket may stand for another job. A job unanswered is sent again and answered from the journal.
-        const reply = (result: LinkResult) =>
-          'receipt' in result
-            ? outbox.push(result.frame ?? encodeJobAnswer(result), result.ticket)
-            : outbox.push(encodeJobRefusal(result))
-        if (requests.length > 0) deps.handle(requests, reply)
-        for (const cancel of cancels) deps.cancel?.(cancel)
-      })
-      own.on('unexpected-response', (_, response) => {
-        deps.log('link_refused', { status: response.statusCode ?? 0 })
-        own.terminate()
-      })
-      own.on('error', () => {})
-      own.on('close', (code, word) => {
-        clearInterval(beat)
-        if (code === evicted) deps.log('link_evicted', wordsOf(word.toString('utf8')))
-        resolve()
-      })
-    })
+    current = openConnection(deps, authorization)
+    await current.closed
   }
 
   void (async () => {
@@ -118,6 +77,65 @@ export function openLink(deps: LinkDeps): Link {
       current?.socket.close()
     },
   }
+}
+
+/** Holds one connection to a mailbox; `closed` resolves when it is over, however it ended. */
+type Connection = { socket: WebSocket; outbox: Outbox; closed: Promise<void> }
+
+function openConnection(deps: LinkDeps, authorization: string): Connection {
+  const socket = new WebSocket(deps.url, {
+    headers: { authorization },
+    maxPayload: 64 * 1024 * 1024,
+    perMessageDeflate: false,
+  })
+  const outbox = openOutbox(socket, () => encodeLoad(deps.load()))
+  terminateWhenSilent(socket)
+  socket.on('open', () => {
+    deps.log('link_open')
+    socket.send(joinFrames([encodeHello(deps.hello())]))
+  })
+  socket.on('message', (data: Buffer) => takeMessage(data, outbox, deps))
+  socket.on('unexpected-response', (_, response) => {
+    deps.log('link_refused', { status: response.statusCode ?? 0 })
+    socket.terminate()
+  })
+  socket.on('error', () => {})
+  const closed = new Promise<void>((resolve) => {
+    socket.on('close', (code, word) => {
+      if (code === evicted) deps.log('link_evicted', wordsOf(word.toString('utf8')))
+      resolve()
+    })
+  })
+  return { socket, outbox, closed }
+}
+
+/** Notices a connection that died without a word by its silence. */
+function terminateWhenSilent(socket: WebSocket): void {
+  let alive = true
+  const beat = setInterval(() => {
+    if (!alive) return socket.terminate()
+    alive = false
+    socket.ping()
+  }, beatMs)
+  socket.on('pong', () => {
+    alive = true
+  })
+  socket.on('close', () => clearInterval(beat))
+}
+
+/** Hands on the jobs of a message, and the jobs to let go of. */
+function takeMessage(data: Buffer, outbox: Outbox, deps: LinkDeps): void {
+  const { requests, cancels } = readMessage(data, {
+    refuse: (refusal) => outbox.push(encodeJobRefusal(refusal)),
+    log: deps.log,
+  })
+  // Results go out on the socket their request came in on, or not at all: on another its ticket may stand for another job. A job unanswered is sent again and answered from the journal.
+  const reply = (result: LinkResult) =>
+    'receipt' in result
+      ? outbox.push(result.frame ?? encodeJobAnswer(result), result.ticket)
+      : outbox.push(encodeJobRefusal(result))
+  if (requests.length > 0) deps.handle(requests, reply)
+  for (const cancel of cancels) deps.cancel?.(cancel)
 }
 
 /** Tells an eviction's closing word apart: why, and what to do about it. */

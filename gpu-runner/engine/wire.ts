@@ -29,10 +29,26 @@ const padLarge = (length: number) => Math.ceil(length / 8) * 8
 const encoder = new TextEncoder()
 const decoder = new TextDecoder('utf-8', { fatal: true })
 
+/** Texts whose bytes are kept, and the longest of them: a model's digest and the names of its tensors come with every run, and making their bytes anew takes longer than writing the rest of the header. */
+const mostTexts = 256
+const longestText = 256
+const encoded = new Map<string, Uint8Array>()
+
+/** Gives a text's bytes, which nobody may change. */
+function bytesOfText(text: string): Uint8Array {
+  const known = encoded.get(text)
+  if (known) return known
+  const bytes = encoder.encode(text)
+  if (text.length > longestText) return bytes
+  if (encoded.size >= mostTexts) encoded.clear()
+  encoded.set(text, bytes)
+  return bytes
+}
+
 /** Writes a message as parts to be sent in order; the tensors' data is not copied. */
 export function encodeMessage({ kind, id, text, tensors }: Message): Uint8Array[] {
-  const textBytes = encoder.encode(text)
-  const names = tensors.map(({ name }) => encoder.encode(name))
+  const textBytes = bytesOfText(text)
+  const names = tensors.map(({ name }) => bytesOfText(name))
   let length = 8 + textBytes.length
   for (const [index, { shape }] of tensors.entries()) length += 12 + names[index]!.length + shape.length * 8
   const headerLength = pad8(length)

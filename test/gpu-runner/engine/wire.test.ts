@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { decodeMessage, encodeMessage, kinds, messageLength, WireError } from '../../../gpu-runner/engine/wire.ts'
 import { concat } from '../../../protocol/bytes.ts'
-import { datatypes } from '../../../protocol/tensors.ts'
+import { datatypes, type Tensor } from '../../../protocol/tensors.ts'
 
 const tensor = fc.record({
   name: fc.string({ unit: 'grapheme', maxLength: 20 }),
@@ -52,6 +52,24 @@ describe('the bytes between the control process and an executor', () => {
       }),
       { numRuns: 1_000 },
     )
+  })
+
+  test('behavior: texts come back whatever was written before: again, among many others, long or of other letters', () => {
+    const texts = [
+      ...Array.from({ length: 600 }, (_, at) => `text ${at % 300}`),
+      'ü'.repeat(100),
+      'x'.repeat(4_096),
+      '',
+    ]
+    for (let round = 0; round < 2; round++)
+      for (const text of texts) {
+        const tensors: Tensor[] = [
+          { name: `${text} of a tensor`, datatype: 'UINT8', shape: [1], data: new Uint8Array(1) },
+        ]
+        const message = Buffer.concat(encodeMessage({ kind: kinds.run, id: 1, text, tensors }))
+        const read = decodeMessage(message)
+        expect([read.text, read.tensors[0]!.name]).toEqual([text, `${text} of a tensor`])
+      }
   })
 
   test('behavior: from a Buffer come tensors whose slice is a copy', () => {

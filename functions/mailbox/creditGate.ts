@@ -122,15 +122,18 @@ export class CreditGate {
       throw refuse('bad_terms', 'The terms are not those of the channel, or for another runner.')
     if (!channel) throw refuse('unknown_context', 'Send the opening again: the mailbox does not know the channel.')
     if (channel.terms.price === 0n) return relay.submit(bytes, options)
-    await this.#trust(channel, request.voucher)
-    const reservation = await this.#reserve(runner, key, channel)
+    if (!channel.trusted && !channel.best) await this.#trust(channel, request.voucher)
+    const purse = this.#purse(channel.terms.buyer)
+    // Nothing is waited for where nothing need be: nearly always.
+    const reservation = this.#covers(purse, channel)
+      ? this.#hold(key, purse, channel)
+      : await this.#holdOnceLeased(key, purse, channel, runner)
     // Null where the same job came twice while both waited for credit: the second joins the first.
     return reservation ? this.#await(key, reservation, bytes, options) : this.submit(runner, bytes, options)
   }
 
   /** Makes sure that a channel is its buyer's before it may reserve any of the buyer's credit: a stranger can name anyone in terms. A receipt shows it, since the runner looked; before the first one, the voucher has to. */
   async #trust(channel: KnownChannel, voucher: JobRequest['voucher']): Promise<void> {
-    if (channel.trusted || channel.best) return
     const { id, terms } = channel
     const { domain, vouched } = this.#deps
     if (!voucher) throw refuse('insufficient_cover', 'The first job of a channel carries a voucher.')
@@ -231,14 +234,16 @@ export class CreditGate {
     this.#restSoon()
   }
 
-  async #reserve(runner: Hex, key: string, channel: KnownChannel): Promise<Reservation | null> {
-    const { price, buyer } = channel.terms
-    const purse = this.#purse(buyer)
-    const voidAt = voidAtOf(channel)
-    const covers = () => purse.free >= price && this.#deps.now() < purse.expiresAt && voidAt <= purse.voidAt
+  #covers(purse: Purse, channel: KnownChannel): boolean {
+    return purse.free >= channel.terms.price && this.#deps.now() < purse.expiresAt && voidAtOf(channel) <= purse.voidAt
+  }
+
+  /** Asks the account until the purse covers a job of the channel, and holds its price as `#hold` does. Throws `unfunded` where the deposit does not reach. */
+  async #holdOnceLeased(key: string, purse: Purse, channel: KnownChannel, runner: Hex): Promise<Reservation | null> {
+    const { price } = channel.terms
     purse.users++
     try {
-      while (!covers()) {
+      while (!this.#covers(purse, channel)) {
         const { short } = purse
         if (short && this.#deps.now() < short.until && price > short.available)
           throw refuse(
@@ -246,14 +251,21 @@ export class CreditGate {
             `The buyer's deposit has ${short.available} left for jobs; ${price} is needed.`,
             'Deposit more, or wait for a settlement or for other jobs to end.',
           )
-        purse.wantedVoidAt = Math.max(purse.wantedVoidAt, voidAt)
+        purse.wantedVoidAt = Math.max(purse.wantedVoidAt, voidAtOf(channel))
         await this.#renew(runner, purse, price)
       }
+      // In the same turn: what was leased may be the next job's in another, and the purse put away.
+      return this.#hold(key, purse, channel)
     } finally {
       purse.users--
     }
+  }
+
+  /** Holds a job's price out of a purse that covers it; null where that of the same job is held already. */
+  #hold(key: string, purse: Purse, channel: KnownChannel): Reservation | null {
+    const { price } = channel.terms
     if (this.#reserved.has(key)) return null
-    // Nothing waits from here on. The disk says what may be handed out before it is asked again, so that being stopped costs no more than that.
+    // The disk says what may be handed out before it is asked again, so that being stopped costs no more than that.
     if (purse.slice < price) this.#write(purse, sliceOf(purse, price))
     purse.slice -= price
     purse.rests = 0

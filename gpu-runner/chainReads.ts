@@ -3,6 +3,7 @@ import { escrowAbi, runnerRegistryAbi, verifierSetAbi } from '../contracts/abi.t
 import { type Hex, toHex } from '../protocol/bytes.ts'
 import { packClaims } from '../protocol/claims.ts'
 import { asOfNextBlock } from '../protocol/nextBlock.ts'
+import { walletStandsBy } from '../protocol/walletSignature.ts'
 import { type Claimable, claimOf } from './claimable.ts'
 import type { ChainReader } from './service.ts'
 import type { VerifierSet } from './verdicts.ts'
@@ -26,16 +27,6 @@ const unsigned = new Uint8Array(65).fill(27, 64)
 
 /** How many blocks tell what gas usually costs. */
 const feeHistoryBlocks = 128
-
-const signatureAbi = [
-  {
-    type: 'function',
-    name: 'isValidSignature',
-    stateMutability: 'view',
-    inputs: [{ type: 'bytes32' }, { type: 'bytes' }],
-    outputs: [{ type: 'bytes4' }],
-  },
-] as const
 
 /** Makes a runner's readings of the chain. */
 export function chainReads(contracts: Contracts): ChainReads {
@@ -90,15 +81,7 @@ function creditReads({ client, escrow }: Contracts): ChainReader {
         functionName: 'mandateLeft',
         args: [buyer, key, model, channel, BigInt(seconds)],
       }),
-    async contractSignature(buyer, digest, signature) {
-      const code = await client.getCode({ address: buyer })
-      if (!code) return null
-      const args = [toHex(digest), toHex(signature)] as const
-      return client
-        .readContract({ address: buyer, abi: signatureAbi, functionName: 'isValidSignature', args })
-        .then((answer) => answer === '0x1626ba7e')
-        .catch(() => false)
-    },
+    contractSignature: (buyer, digest, signature) => walletStandsBy(client, buyer, digest, signature),
   }
 }
 

@@ -1,25 +1,14 @@
 import type { PublicClient } from 'viem'
 import { escrowAbi } from '../../contracts/abi.ts'
-import { type Hex, toHex } from '../../protocol/bytes.ts'
+import type { Hex } from '../../protocol/bytes.ts'
 import type { Domain } from '../../protocol/eip712.ts'
 import { recoverAddress } from '../../protocol/secp256k1.ts'
 import type { Terms } from '../../protocol/terms.ts'
 import { voucherDigest } from '../../protocol/voucher.ts'
+import { walletStandsBy } from '../../protocol/walletSignature.ts'
 
 /** Holds a voucher of a channel, and what the channel's terms say of who may sign it. */
 export type Vouched = { channel: Hex; cumulative: bigint; signature: Uint8Array } & Pick<Terms, 'buyer' | 'model'>
-
-/** What a contract wallet says to a signature it stands by (ERC-1271). */
-const magic = '0x1626ba7e'
-const walletAbi = [
-  {
-    type: 'function',
-    name: 'isValidSignature',
-    stateMutability: 'view',
-    inputs: [{ type: 'bytes32' }, { type: 'bytes' }],
-    outputs: [{ type: 'bytes4' }],
-  },
-] as const
 
 /** Recovers who signed a voucher with a key; null for any other signature. */
 export function voucherKey(
@@ -47,12 +36,6 @@ export async function vouchedOnChain(
     })
     if (left > 0n) return true
   }
-  if (!(await chain.getCode({ address: buyer }))) return false
-  const digest = toHex(voucherDigest(domain, { channel, cumulative }))
-  const args = [digest, toHex(signature)] as const
-  return chain.readContract({ address: buyer, abi: walletAbi, functionName: 'isValidSignature', args }).then(
-    (answer) => answer === magic,
-    // A wallet that reverts does not stand by it; a chain that is away has answered for the code above.
-    () => false,
-  )
+  const digest = voucherDigest(domain, { channel, cumulative })
+  return (await walletStandsBy(chain, buyer, digest, signature)) === true
 }

@@ -2,7 +2,7 @@ import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Context } from '../context.ts'
 import { getAccount, listPayments } from '../services/accounts.ts'
 import { type App, createRouter, responses } from './router.ts'
-import { Address, Page, positionOf } from './schemas.ts'
+import { Address, Page, pageOf } from './schemas.ts'
 
 /** Opens the doors of accounts and of what was paid to them. */
 export function accountRoutes(context: Context): OpenAPIHono<App> {
@@ -23,11 +23,7 @@ export function accountRoutes(context: Context): OpenAPIHono<App> {
         request: { params: z.object({ address: Address }), query: Page },
         responses,
       }),
-      async (c) => {
-        const { cursor, limit } = c.req.valid('query')
-        return c.json(
-          await listPayments(context, c.req.valid('param').address, { cursor: positionOf(cursor), limit }),
-        ) as never
-      },
+      async (c) =>
+        c.json(await listPayments(context, c.req.valid('param').address, pageOf(c.req.valid('query')))) as never,
     ) as unknown as OpenAPIHono<App>
 }

@@ -3,7 +3,7 @@ import type { Context } from '../context.ts'
 import { getArtifact, maxArtifactBytes, putArtifact } from '../services/artifacts.ts'
 import { getModelByDigest, getModelByName, listModels, publishModel } from '../services/models.ts'
 import { type App, createRouter, json, readBody, responses } from './router.ts'
-import { Address, Digest, Page, Publish, positionOf, Sha256, Text } from './schemas.ts'
+import { Address, Digest, Page, Publish, pageOf, Sha256, Text } from './schemas.ts'
 
 /** Opens the doors of artifacts and models. */
 export function modelRoutes(context: Context): OpenAPIHono<App> {
@@ -39,10 +39,7 @@ export function modelRoutes(context: Context): OpenAPIHono<App> {
         request: { query: Page.extend({ name: Text(200).optional() }) },
         responses,
       }),
-      async (c) => {
-        const { cursor, ...rest } = c.req.valid('query')
-        return c.json(await listModels(context, { ...rest, cursor: positionOf(cursor) })) as never
-      },
+      async (c) => c.json(await listModels(context, pageOf(c.req.valid('query')))) as never,
     )
     .openapi(
       createRoute({

@@ -2,7 +2,7 @@ import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi'
 import type { Context } from '../context.ts'
 import { listReceipts } from '../services/receipts.ts'
 import { type App, createRouter, responses } from './router.ts'
-import { Digest, Page, positionOf } from './schemas.ts'
+import { Digest, Page, pageOf } from './schemas.ts'
 
 /** Opens the door of a channel's receipts. */
 export function receiptRoutes(context: Context): OpenAPIHono<App> {
@@ -13,11 +13,7 @@ export function receiptRoutes(context: Context): OpenAPIHono<App> {
       request: { params: z.object({ channel: Digest }), query: Page },
       responses,
     }),
-    async (c) => {
-      const { cursor, limit } = c.req.valid('query')
-      return c.json(
-        await listReceipts(context, c.req.valid('param').channel, { cursor: positionOf(cursor), limit }),
-      ) as never
-    },
+    async (c) =>
+      c.json(await listReceipts(context, c.req.valid('param').channel, pageOf(c.req.valid('query')))) as never,
   ) as unknown as OpenAPIHono<App>
 }

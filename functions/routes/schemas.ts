@@ -30,11 +30,17 @@ export const Page = z.object({
 })
 
 /** Reads a cursor that is a position. Throws `invalid_request` for another. */
-export function positionOf(cursor: string | undefined): number | undefined {
+function positionOf(cursor: string | undefined): number | undefined {
   if (cursor === undefined) return undefined
   if (!/^[0-9]{1,15}$/.test(cursor)) throw new AssayError('invalid_request', 'The cursor is not one of ours.')
   return Number(cursor)
 }
+
+/** Reads a page whose cursor is a position. Throws `invalid_request` for another. */
+export const pageOf = <T extends { cursor?: string | undefined }>({ cursor, ...rest }: T) => ({
+  ...rest,
+  cursor: positionOf(cursor),
+})
 
 /** Reads what a publisher posts to list a model. */
 export const Publish = z.strictObject({

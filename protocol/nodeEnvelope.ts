@@ -46,8 +46,8 @@ const tagLength = 16
 const tag = { authTagLength: tagLength }
 /** SHA-256's block, in bytes. */
 const hmacBlock = 64
-/** The highest job number. */
-const lastJob = 2n ** 64n - 1n
+/** Bytes a salt is made of: channel and job. */
+const saltedLength = 32 + 8
 
 // A Buffer's slice() shares memory where a Uint8Array's copies, so none leaves here.
 const plain = ({ buffer, byteOffset, length }: Uint8Array) => new Uint8Array(buffer, byteOffset, length)
@@ -61,7 +61,7 @@ export function createNodeEnvelope(
 ): NodeEnvelope {
   const byDirection = [node.createSecretKey(keys.request), node.createSecretKey(keys.answer)] as const
   // HMAC-SHA-256 (RFC 2104) in two calls: one of Node's HMAC objects costs more than both.
-  const inner = new Uint8Array(hmacBlock + 40).fill(0x36, 0, hmacBlock)
+  const inner = new Uint8Array(hmacBlock + saltedLength).fill(0x36, 0, hmacBlock)
   const outer = new Uint8Array(hmacBlock + 32).fill(0x5c, 0, hmacBlock)
   keys.salt.forEach((byte, at) => {
     inner[at]! ^= byte
@@ -123,9 +123,9 @@ function saltsInRows(
   hmacRows: NonNullable<NodeEnvelopeOptions['hmacRows']>,
   saltOf: (job: bigint) => Uint8Array,
 ): (job: bigint) => Uint8Array {
-  const rows = new Uint8Array(saltsAhead * 40)
+  const rows = new Uint8Array(saltsAhead * saltedLength)
   const view = new DataView(rows.buffer)
-  for (let row = 0; row < saltsAhead; row++) rows.set(channel, row * 40)
+  for (let row = 0; row < saltsAhead; row++) rows.set(channel, row * saltedLength)
   let ahead: Uint8Array[] = []
   let first = 0n
   let latest = -1n
@@ -135,9 +135,9 @@ function saltsInRows(
     const place = job - first
     const known = place >= 0n && place < BigInt(ahead.length) ? ahead[Number(place)]! : null
     if (known) return known
-    if (!follows || job > lastJob - BigInt(saltsAhead)) return saltOf(job)
-    for (let row = 0; row < saltsAhead; row++) view.setBigUint64(row * 40 + 32, job + BigInt(row))
-    ahead = digestsApart(hmacRows(key, rows, 40))
+    if (!follows) return saltOf(job)
+    for (let row = 0; row < saltsAhead; row++) view.setBigUint64(row * saltedLength + 32, job + BigInt(row))
+    ahead = digestsApart(hmacRows(key, rows, saltedLength))
     first = job
     return ahead[0]!
   }

@@ -275,12 +275,20 @@ const lateResult = <T>({ tag }: QueuedRun<T>): Finished<T> => ({
   result: { error: new RunDeadlineError('The deadline passed before the job was done.') },
 })
 
+/** Makes a tensor like another but for its rows. */
+const withRows = ({ name, datatype, shape }: Tensor, rows: number, data: Uint8Array): Tensor => ({
+  name,
+  datatype,
+  shape: [rows, ...shape.slice(1)],
+  data,
+})
+
 /** Takes some of the rows of feeds. */
 function sliceRows(feeds: readonly Tensor[], at: number, rows: number): Tensor[] {
   return feeds.map((tensor) => {
     const size = rowBytes(tensor)!
     const data = tensor.data.subarray(at * size, (at + rows) * size)
-    return { name: tensor.name, datatype: tensor.datatype, shape: [rows, ...tensor.shape.slice(1)], data }
+    return withRows(tensor, rows, data)
   })
 }
 
@@ -333,7 +341,7 @@ export function joinFeeds(sets: readonly (readonly Tensor[])[]): Tensor[] {
       joined.set(data, at)
       at += data.length
     }
-    return { name: tensor.name, datatype: tensor.datatype, shape: [rows, ...tensor.shape.slice(1)], data: joined }
+    return withRows(tensor, rows, joined)
   })
 }
 
